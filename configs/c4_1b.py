@@ -1,0 +1,39 @@
+"""The 1.2B model of the paper on C4, pruned to 50 %.
+
+  python -m jax_sparse_pretrain.train --config=configs/c4_1b.py \\
+    --workdir=DIR --config.data.tokenizer_path=TOKENIZER.model
+
+Add `--plan` to print the numbers below and stop:
+
+@@
+
+Hours are model FLOPs / (40 % of a H100's dense bfloat16 peak of 989e12); on n
+of them, divide by n. Pruned weights are stored as zeros: they save none of it.
+
+Hyperparameters are the paper's (arXiv 2501.12486); this is the released
+run of 72,200 steps, to within one update period.
+"""
+
+from ml_collections import ConfigDict
+
+from jax_sparse_pretrain.config import defaults
+
+
+def get_config() -> ConfigDict:
+  """What differs from the recipe in `jax_sparse_pretrain/config.py`."""
+  config = ConfigDict(defaults())
+  config.batch_size = 1024  # rows; x 2,048 = 2,097,152 tokens a step
+
+  config.model.n_layers = 16
+  config.model.d_model = 2048
+  config.model.n_heads = 8  # head_dim 256
+  config.model.d_ff = 8192  # 4 d_model
+  config.model.remat = True  # 16 layers of activations do not fit a chip
+
+  config.mesh.data = 1
+  config.mesh.fsdp = -1  # parameters and moments split over all devices
+
+  config.duration.value = 50_000  # dense steps
+  config.optimizer.peak_lr = 7.753e-4  # 0.3118 C^-0.125, C the FLOPs
+  config.pruning.sparsity = 0.5
+  return config

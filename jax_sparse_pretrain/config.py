@@ -1,0 +1,343 @@
+"""The schema of an experiment: every key, its type, default and range.
+
+The defaults are the recipe of the paper (arXiv 2501.12486); a file in
+`configs/` states what it changes. Standard library only.
+"""
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+
+class ConfigError(ValueError):
+  """Bad input from the user. One line: the key, the value, what is allowed."""
+
+
+class Allowed(NamedTuple):
+  """The values a key may take: in words, and as a test."""
+
+  words: str
+  test: Callable[[Any], bool]
+
+
+def at_least(low: float) -> Allowed:
+  return Allowed(f'at least {low}', lambda value: value >= low)
+
+
+POSITIVE = Allowed('greater than 0', lambda value: value > 0)
+FRACTION = Allowed('from 0 to 1', lambda value: 0 <= value <= 1)
+BELOW_ONE = Allowed('in [0, 1)', lambda value: 0 <= value < 1)
+AXIS = Allowed('at least 1, or -1 for all remaining devices',
+               lambda value: value >= 1 or value == -1)  # fmt: skip
+
+
+def key(default, allowed: Allowed | None = None, *, alters_run: bool = True):
+  """A config key. `alters_run`: whether a resumed run must keep its value."""
+  metadata = {'allowed': allowed, 'alters_run': alters_run}
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+def free(default, allowed: Allowed | None = None):
+  """A key that a resumed run may change: no weight depends on it."""
+  return key(default, allowed, alters_run=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A Llama-2 style decoder."""
+
+  vocab_size: int = key(32_000, at_least(2))
+  n_layers: int = key(6, at_least(1))
+  d_model: int = key(512, at_least(2))
+  n_heads: int = key(8, at_least(1))  # head_dim = d_model / n_heads
+  d_ff: int = key(2048, at_least(1))  # the paper: 4 d_model
+  context_length: int = key(2048, at_least(2))  # tokens a row
+  rope_base: float = key(10_000.0, POSITIVE)
+  norm_eps: float = key(1e-5, POSITIVE)
+  z_loss: float = key(0.0, at_least(0))  # times mean log(Z)^2
+  compute_dtype: Literal['bfloat16', 'float32'] = key('bfloat16')
+  scan_layers: bool = key(True)  # one traced block: compiles faster
+  remat: bool = key(False)  # recompute a block's activations in the backward
+  attention: Literal['auto', 'xla', 'cudnn'] = key('auto')
+
+  @property
+  def head_dim(self) -> int:
+    return self.d_model // self.n_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """Documents -> tokens -> packed rows."""
+
+  source: Literal['stdlib', 'text', 'tfds'] = key('tfds')
+  # text: a glob of UTF-8 text or .jsonl files. tfds: `name[/config]:version`,
+  # or the directory of a prepared data set. stdlib: leave empty.
+  path: str = key('c4/en:3.0.1')
+  # tfds: where `name:version` is prepared. Empty: the TFDS default.
+  data_dir: str = free('')
+  text_feature: str = key('text')  # tfds feature, or JSONL field
+  train_split: str = key('train')  # tfds only
+  validation_split: str = key('validation')  # tfds only
+  # stdlib and text: share of documents held out, by a hash of their name.
+  validation_fraction: float = key(
+    0.05, Allowed('in (0, 1)', lambda value: 0 < value < 1)
+  )
+  tokenizer: Literal['bytes', 'sentencepiece', 'huggingface'] = key(
+    'sentencepiece'
+  )
+  tokenizer_path: str = key('')  # .model (sentencepiece), .json (huggingface)
+  # Independent document streams a batch is woven from; row i of a batch comes
+  # from stream i mod streams. 0: one stream a row.
+  streams: int = key(0, at_least(0))
+  prefetch: int = free(4, at_least(0))  # batches prepared ahead by a thread
+
+
+@dataclasses.dataclass(frozen=True)
+class Duration:
+  """How long to train. `dense_steps`: the compute of that many dense steps."""
+
+  value: int = key(10_000, at_least(1))
+  unit: Literal['steps', 'tokens', 'dense_steps'] = key('dense_steps')
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """AdamW."""
+
+  peak_lr: float = key(1e-3, POSITIVE)
+  schedule: Literal['cosine', 'linear', 'constant', 'warmup_stable_decay'] = (
+    key('cosine')
+  )
+  warmup_fraction: float = key(0.01, BELOW_ONE)  # of all steps
+  decay_fraction: float = key(0.2, FRACTION)  # warmup_stable_decay only
+  final_lr_fraction: float = key(0.1, FRACTION)  # of the peak
+  b1: float = key(0.9, BELOW_ONE)
+  b2: float = key(0.95, BELOW_ONE)
+  eps: float = key(1e-8, POSITIVE)
+  weight_decay: float = key(0.1, at_least(0))
+  decay_norms: bool = key(False)  # whether norm scales decay too
+  clip_norm: float = key(1.0, at_least(0))  # global norm; 0: no clipping
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruning:
+  """Which share of the linear parameters goes, when."""
+
+  sparsity: float = key(0.0, BELOW_ONE)  # 0: a dense run
+  schedule: Literal['geometric', 'cubic'] = key('geometric')
+  distribution: Literal['global', 'uniform'] = key('global')
+  start: float = key(0.25, at_least(0))
+  end: float = key(0.75, at_least(0))
+  unit: Literal['compute_fraction', 'step_fraction', 'steps'] = key(
+    'compute_fraction'
+  )
+  every: int = key(50, at_least(1))  # steps between mask updates
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  """Devices along each axis of the mesh; at most one may be -1."""
+
+  data: int = free(-1, AXIS)  # batch split, parameters replicated
+  fsdp: int = free(1, AXIS)  # batch split, parameters split
+  tensor: int = free(1, AXIS)  # heads, d_ff and vocabulary split
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """A fixed set of validation rows."""
+
+  every: int = free(1000, at_least(0))  # steps; 0: only at the end
+  rows: int = key(1024, at_least(1))
+  batch_size: int = free(0, at_least(0))  # rows; 0: as in training
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  every: int = free(1000, at_least(0))  # steps; 0: only at the end
+  keep: int = free(2, at_least(1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Logging:
+  every: int = free(50, at_least(1))  # steps
+  tensorboard: bool = free(True)
+  wandb_project: str = free('')  # empty: no Weights & Biases
+  # FLOP/s of one device for MFU; 0: looked up by the device's name.
+  peak_flops: float = free(0.0, at_least(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """One experiment."""
+
+  seed: int = key(0, at_least(0))
+  batch_size: int = key(256, at_least(1))  # rows a step, over all devices
+  accumulation_steps: int = key(1, at_least(1))  # micro-batches a step
+  model: Model = Model()
+  data: Data = Data()
+  duration: Duration = Duration()
+  optimizer: Optimizer = Optimizer()
+  pruning: Pruning = Pruning()
+  mesh: Mesh = Mesh()
+  evaluation: Evaluation = Evaluation()
+  checkpoint: Checkpoint = Checkpoint()
+  logging: Logging = Logging()
+
+  @property
+  def tokens_per_step(self) -> int:
+    return self.batch_size * self.model.context_length
+
+  @property
+  def n_streams(self) -> int:
+    return self.data.streams or self.batch_size
+
+
+def defaults() -> dict[str, Any]:
+  """The paper's recipe as nested dicts, for `ml_collections.ConfigDict`."""
+  return dataclasses.asdict(Config())
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+  """Nested mapping -> checked `Config`.
+
+  Raises:
+    ConfigError: for an unknown key, a wrong type, a value out of range, or
+      keys that contradict each other.
+  """
+  config = _build(Config, values, '')
+  _check_together(config)
+  return config
+
+
+def alterations(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+  """Keys that differ and alter the run, as `key: old -> new`.
+
+  Takes the nested dicts of `dataclasses.asdict`; `old` may lack keys that
+  this version added.
+  """
+  old_leaves = dict(_leaves(old))
+  return [
+    f'{name}: {old_leaves.get(name, "unset")} -> {value}'
+    for name, value in _leaves(new)
+    if old_leaves.get(name) != value and _field(name).metadata['alters_run']
+  ]
+
+
+def _build(cls: type, values: Mapping[str, Any], prefix: str):
+  if not isinstance(values, Mapping):
+    raise ConfigError(f'{prefix[:-1]} = {values!r}: must be a section of keys')
+  types = typing.get_type_hints(cls)
+  for name in values:
+    if name not in types:
+      raise ConfigError(_unknown(prefix, name, list(types)))
+  fields = {f.name: f for f in dataclasses.fields(cls) if f.name in values}
+  return cls(**{
+    name: _build(types[name], values[name], f'{prefix}{name}.')
+    if dataclasses.is_dataclass(types[name])
+    else _checked(prefix + name, values[name], types[name], field)
+    for name, field in fields.items()
+  })  # fmt: skip
+
+
+def _unknown(prefix: str, name: str, known: list[str]) -> str:
+  close = difflib.get_close_matches(str(name), known, n=1)
+  hint = f'did you mean {prefix}{close[0]}? ' if close else ''
+  return f'{prefix}{name}: unknown key; {hint}allowed: {", ".join(known)}'
+
+
+def _checked(name: str, value: Any, kind: Any, field: dataclasses.Field):
+  if typing.get_origin(kind) is Literal:
+    choices = typing.get_args(kind)
+    if value not in choices:
+      raise ConfigError(f'{name} = {value!r}: must be one of {choices}')
+    return value
+  if kind is float and type(value) is int:
+    value = float(value)
+  if type(value) is not kind:
+    raise ConfigError(f'{name} = {value!r}: must be of type {kind.__name__}')
+  if kind is float and not math.isfinite(value):
+    raise ConfigError(f'{name} = {value!r}: must be finite')
+  allowed = field.metadata['allowed']
+  if allowed and not allowed.test(value):
+    raise ConfigError(f'{name} = {value!r}: must be {allowed.words}')
+  return value
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = '') -> Iterator:
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from _leaves(value, f'{prefix}{name}.')
+    else:
+      yield prefix + name, value
+
+
+def _field(dotted_name: str) -> dataclasses.Field:
+  cls = Config
+  *sections, name = dotted_name.split('.')
+  for section in sections:
+    cls = typing.get_type_hints(cls)[section]
+  return cls.__dataclass_fields__[name]
+
+
+def _check_together(config: Config) -> None:
+  """Checks that involve more than one key."""
+  for ok, message in _cross_checks(config):
+    if not ok:
+      raise ConfigError(message)
+
+
+def _cross_checks(config: Config) -> Iterator[tuple[bool, str]]:
+  model, data, pruning = config.model, config.data, config.pruning
+  yield (
+    model.d_model % model.n_heads == 0,
+    f'model.d_model = {model.d_model}: must be divisible by '
+    f'model.n_heads = {model.n_heads}',
+  )
+  yield (
+    model.head_dim % 2 == 0,
+    f'model.d_model / model.n_heads = {model.head_dim}: the head dimension '
+    'must be even for rotary embeddings',
+  )
+  yield (
+    config.batch_size % config.accumulation_steps == 0,
+    f'batch_size = {config.batch_size}: must be divisible by '
+    f'accumulation_steps = {config.accumulation_steps}',
+  )
+  yield (
+    config.batch_size % config.n_streams == 0,
+    f'data.streams = {data.streams}: must divide '
+    f'batch_size = {config.batch_size}',
+  )
+  optimizer = config.optimizer
+  yield (
+    optimizer.schedule != 'warmup_stable_decay'
+    or optimizer.warmup_fraction + optimizer.decay_fraction <= 1,
+    f'optimizer.decay_fraction = {optimizer.decay_fraction}: must be at most '
+    f'1 - optimizer.warmup_fraction = {1 - optimizer.warmup_fraction}',
+  )
+  yield (
+    pruning.start <= pruning.end,
+    f'pruning.start = {pruning.start}: must be at most '
+    f'pruning.end = {pruning.end}',
+  )
+  yield (
+    pruning.unit == 'steps' or pruning.end <= 1,
+    f'pruning.end = {pruning.end}: must be at most 1 when pruning.unit is '
+    f'{pruning.unit!r}',
+  )
+  yield (
+    data.tokenizer == 'bytes' or data.tokenizer_path != '',
+    f"data.tokenizer_path = '': must name the {data.tokenizer} model file",
+  )
+  yield (
+    (data.source == 'stdlib') or data.path != '',
+    f"data.path = '': must be set when data.source is {data.source!r}",
+  )
+  yield (
+    [config.mesh.data, config.mesh.fsdp, config.mesh.tensor].count(-1) <= 1,
+    'mesh: at most one of mesh.data, mesh.fsdp and mesh.tensor may be -1',
+  )

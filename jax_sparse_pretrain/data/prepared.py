@@ -1,0 +1,138 @@
+"""Documents of a data set that TensorFlow Datasets (TFDS) has prepared.
+
+Read from ArrayRecord files, without TensorFlow.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from jax_sparse_pretrain import config
+
+_NAME = re.compile(r'(\w+(?:/[\w.+-]+)?):(\d+\.\d+\.\d+)')
+
+_Opened = tuple['TfdsDocuments', 'TfdsDocuments', dict[str, Any]]
+
+
+class TfdsDocuments:
+  """One text feature of the examples of a split."""
+
+  def __init__(self, examples, feature: str):
+    self._examples, self._feature = examples, feature
+
+  def __len__(self) -> int:
+    return len(self._examples)
+
+  def __getitem__(self, index: int) -> str:
+    index = range(len(self))[index]  # IndexError, as of any sequence.
+    return self._examples[index][self._feature].decode()
+
+
+def open_tfds(data: config.Data) -> _Opened:
+  """Opens two splits; reads their sizes, not their documents."""
+  builder = _builder(data)
+  _check_feature(builder.info.features, data.text_feature)
+  splits = {
+    'train': _split(builder, 'data.train_split', data.train_split),
+    'validation': _split(
+      builder, 'data.validation_split', data.validation_split
+    ),
+  }
+  opened = (
+    TfdsDocuments(builder.as_data_source(split), data.text_feature)
+    for split in (data.train_split, data.validation_split)
+  )
+  fingerprint = {
+    'name': builder.info.full_name,
+    'file_format': builder.info.file_format.value,
+    'bytes': int(builder.info.dataset_size),
+    **{name: _fingerprint(split) for name, split in splits.items()},
+  }
+  return *opened, fingerprint
+
+
+def _builder(data: config.Data):
+  import tensorflow_datasets as tfds  # Slow, and only this source needs it.
+
+  directory = epath.Path(data.path).expanduser()
+  if name := _NAME.fullmatch(data.path):
+    root = data.data_dir or tfds.core.constants.DATA_DIR
+    directory = epath.Path(root).expanduser() / name[1] / name[2]
+  # Not `tfds.builder`: for a data set that is not prepared it turns to the
+  # code that generates it, and to the network.
+  try:
+    builder = tfds.builder_from_directory(directory)
+  except Exception as error:  # Whatever a damaged description raises.
+    raise config.ConfigError(
+      f'data.path = {data.path!r}: no prepared data set in {directory}; must '
+      'be name[/config]:version below data.data_dir, or the directory of a '
+      'prepared data set. To prepare one: tfds build NAME/CONFIG '
+      '--file_format=array_record --data_dir=DIRECTORY'
+    ) from error
+  _check_files(builder, directory, f'data.path = {data.path!r}')
+  return builder
+
+
+def _check_files(builder, directory: epath.Path, where: str) -> None:
+  file_format = builder.info.file_format.value
+  if file_format != 'array_record':
+    raise config.ConfigError(
+      f'{where}: is prepared as {file_format}; must be array_record. To '
+      f'convert it: tfds convert_format --dataset_version_dir={directory} '
+      '--out_file_format=array_record --out_dir=NEW_DIRECTORY'
+    )
+  present = {path.name for path in directory.iterdir()}
+  missing = sorted(
+    path.name
+    for split in builder.info.splits.values()
+    for path in split.filepaths
+    if path.name not in present
+  )
+  if missing:
+    raise config.ConfigError(
+      f'{where}: {directory} lacks {len(missing)} files, among them '
+      f'{missing[0]}; must hold all files of the data set'
+    )
+
+
+def _check_feature(features: Mapping[str, Any], feature: str) -> None:
+  texts = [name for name, kind in features.items() if _is_text(kind)]
+  if feature not in texts:
+    raise config.ConfigError(
+      f'data.text_feature = {feature!r}: must be a text feature of the data '
+      f'set: {", ".join(texts) or "it has none"}'
+    )
+
+
+def _is_text(kind) -> bool:
+  return kind.shape == () and kind.np_dtype == np.object_
+
+
+def _split(builder, key: str, split: str):
+  """The description of a split or of a slice of one, such as `train[:1%]`."""
+  allowed = f'must be one of {", ".join(builder.info.splits)}, or a slice of it'
+  try:
+    found = builder.info.splits[split]
+  except ValueError as error:
+    raise config.ConfigError(f'{key} = {split!r}: {allowed}') from error
+  if not found.num_examples:
+    raise config.ConfigError(f'{key} = {split!r}: no documents; {allowed}')
+  return found
+
+
+def _fingerprint(split) -> dict[str, Any]:
+  """Names and lengths of files stand in for what is in them."""
+  pieces = [
+    (os.path.basename(piece.filename), piece.skip, piece.take)
+    for piece in split.file_instructions
+  ]
+  return {
+    'documents': split.num_examples,
+    'sha256': hashlib.sha256(json.dumps(pieces).encode()).hexdigest(),
+  }

@@ -1,0 +1,156 @@
+"""The mask history of a run: how many linear parameters are nonzero, when.
+
+`mask_history.jsonl` holds a header line, then one row for step 0 and one for
+each mask update. `step` is the first step whose forward pass uses the counts.
+Counts are exact integers, so N_avg is exact up to one last division. Standard
+library only; training writes these files and the analysis reads them.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import warnings
+from collections.abc import Mapping, Sequence
+
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+  """What the counts refer to.
+
+  Attributes:
+    linear_parameters: size of all matmul kernels, the dense N.
+    total_parameters: of the whole model, embedding and norms included.
+    tokens_per_step: predicted tokens in a step.
+    layers: size of each kernel by name.
+  """
+
+  linear_parameters: int
+  total_parameters: int
+  tokens_per_step: int
+  layers: Mapping[str, int]
+  version: int = VERSION
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """Nonzero linear parameters from the forward pass of `step` on."""
+
+  step: int
+  nonzero: int
+  by_leaf: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+  header: Header
+  rows: Sequence[Row]
+
+  def average_parameters(self, steps: int) -> float:
+    """N_avg: the mean over the first `steps` steps of the nonzero count.
+
+    Raises:
+      ValueError: if there are no steps to average over.
+    """
+    if steps < 1:
+      raise ValueError(f'steps = {steps}: N_avg needs at least one step')
+    rows = [row for row in self.rows if row.step < steps]
+    ends = [row.step for row in rows[1:]] + [steps]
+    total = sum(
+      row.nonzero * (end - row.step)
+      for row, end in zip(rows, ends, strict=True)
+    )
+    return total / steps
+
+
+def create(path: os.PathLike | str, header: Header) -> None:
+  """Starts a history file; an existing one is replaced."""
+  pathlib.Path(path).write_text(_line(header))
+
+
+def append(path: os.PathLike | str, row: Row) -> None:
+  """Adds a row and makes it durable before returning."""
+  with open(path, 'a') as file:
+    file.write(_line(row))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def truncate(path: os.PathLike | str, step: int) -> None:
+  """Drops the rows that a run of `step` finished steps has not reached."""
+  history = read(path)
+  kept = [row for row in history.rows if row.step < step]
+  temporary = pathlib.Path(f'{path}.tmp')
+  temporary.write_text(_line(history.header) + ''.join(map(_line, kept)))
+  temporary.replace(path)
+
+
+def read(path: os.PathLike | str) -> History:
+  """Reads and checks a history file.
+
+  A torn last line, left by a killed run, is ignored with a warning.
+
+  Raises:
+    ValueError: for anything else malformed, naming the line.
+  """
+  lines = pathlib.Path(path).read_text().split('\n')
+  if lines.pop():
+    warnings.warn(f'{path}: ignored a torn last line', stacklevel=2)
+  if not lines:
+    raise ValueError(f'{path}, line 1: the header is missing')
+  header = _parse(Header, lines[0], f'{path}, line 1')
+  _check_header(header, f'{path}, line 1')
+  rows: list[Row] = []
+  for number, line in enumerate(lines[1:], start=2):
+    row = _parse(Row, line, f'{path}, line {number}')
+    _check_row(
+      row, rows[-1] if rows else None, header, f'{path}, line {number}'
+    )
+    rows.append(row)
+  return History(header, rows)
+
+
+def _line(item: Header | Row) -> str:
+  return json.dumps(dataclasses.asdict(item)) + '\n'
+
+
+def _parse(cls: type, line: str, where: str):
+  try:
+    return cls(**json.loads(line))
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f'{where}: not a {cls.__name__.lower()}: {error}'
+    ) from None
+
+
+def _check_header(header: Header, where: str) -> None:
+  if header.version != VERSION:
+    raise ValueError(f'{where}: version {header.version}, expected {VERSION}')
+  if not _are_counts(header.layers.values(), limit=header.linear_parameters):
+    raise ValueError(f'{where}: layer sizes must be counts')
+  if sum(header.layers.values()) != header.linear_parameters:
+    raise ValueError(f'{where}: layers do not add up to linear_parameters')
+
+
+def _check_row(
+  row: Row, before: Row | None, header: Header, where: str
+) -> None:
+  if row.by_leaf.keys() != header.layers.keys():
+    raise ValueError(f'{where}: its layers are not those of the header')
+  if type(row.step) is not int or (
+    row.step <= before.step if before else row.step
+  ):
+    raise ValueError(f'{where}: step {row.step}: must start at 0 and increase')
+  for name, count in row.by_leaf.items():
+    if not _are_counts([count], limit=header.layers[name]):
+      raise ValueError(
+        f'{where}: {name}: {count} is not a count of its weights'
+      )
+  if sum(row.by_leaf.values()) != row.nonzero:
+    raise ValueError(f'{where}: by_leaf does not add up to nonzero')
+
+
+def _are_counts(values, limit: int) -> bool:
+  return all(type(value) is int and 0 <= value <= limit for value in values)

@@ -1,0 +1,35 @@
+"""Parameters and FLOPs from shapes alone. Standard library only.
+
+Linear parameters are the matmul kernels, the LM head included: the N of the
+loss law. The input embedding and the norm scales are not counted in N.
+"""
+
+from jax_sparse_pretrain import config as config_lib
+
+
+def linear_parameters(model: config_lib.Model) -> int:
+  """q, k, v, o, gate, up and down of every layer, and the LM head."""
+  attention = 4 * model.d_model * model.d_model
+  feed_forward = 3 * model.d_model * model.d_ff
+  head = model.d_model * model.vocab_size
+  return model.n_layers * (attention + feed_forward) + head
+
+
+def total_parameters(model: config_lib.Model) -> int:
+  """Linear parameters, input embedding and norm scales."""
+  norms = (2 * model.n_layers + 1) * model.d_model
+  return linear_parameters(model) + model.vocab_size * model.d_model + norms
+
+
+def attention_flops_per_token(model: config_lib.Model) -> int:
+  """Forward and backward FLOPs of QK^T and AV, both over the full length.
+
+  12 n_layers d_model L, the convention of PaLM's MFU (arXiv 2204.02311,
+  appendix B); the causal half is not subtracted.
+  """
+  return 12 * model.n_layers * model.d_model * model.context_length
+
+
+def flops_per_token(model: config_lib.Model, nonzero: float) -> float:
+  """Model FLOPs of a training token with `nonzero` linear parameters."""
+  return 6 * nonzero + attention_flops_per_token(model)

@@ -1,0 +1,224 @@
+"""A Llama-2 style decoder: RMSNorm, rotary embeddings, SwiGLU, no biases.
+
+Every parameter carries logical axis names; `sharding.py` maps them to mesh
+axes. Kernels are initialised with fan-in variance scaling (normal), and
+attention divides by sqrt(head_dim) (arXiv 2307.09288).
+
+Dims: B batch, L length, D model, H heads, K head_dim, F feed-forward, V vocab.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jax_sparse_pretrain import config as config_lib
+
+Constrain = Callable[[jax.Array, tuple[str, ...]], jax.Array]
+
+_FAN_IN = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
+_FAN_IN_ROWS = nn.initializers.variance_scaling(
+  1.0, 'fan_in', 'normal', out_axis=0
+)
+
+
+def unconstrained(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+  """Leaves the sharding of activations to the compiler."""
+  del axes
+  return x
+
+
+def _linear(
+  name: str, axes: tuple[str, ...], features, n_in: int = 1, **kwargs
+):
+  return nn.DenseGeneral(
+    features,
+    axis=tuple(range(-n_in, 0)),
+    use_bias=False,
+    kernel_init=nn.with_logical_partitioning(_FAN_IN, axes),
+    name=name,
+    **kwargs,
+  )
+
+
+class RMSNorm(nn.Module):
+  """x / rms(x) * scale, computed in float32."""
+
+  eps: float
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+    init = nn.with_logical_partitioning(nn.initializers.ones, ('norm',))
+    scale_D = self.param('scale', init, x_BxLxD.shape[-1:])
+    x_BxLxD = x_BxLxD.astype(jnp.float32)
+    variance = jnp.mean(jnp.square(x_BxLxD), axis=-1, keepdims=True)
+    x_BxLxD = x_BxLxD * jax.lax.rsqrt(variance + self.eps)
+    return (x_BxLxD * scale_D).astype(self.dtype)
+
+
+def rotate(x_BxLxHxK: jax.Array, base: float) -> jax.Array:
+  """Rotary position embedding: pairs (i, i + K/2) turn by L base^(-2i/K)."""
+  length, half = x_BxLxHxK.shape[1], x_BxLxHxK.shape[-1] // 2
+  frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency
+  sin, cos = jnp.sin(angle)[:, None, :], jnp.cos(angle)[:, None, :]
+  a, b = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
+  turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+  return turned.astype(x_BxLxHxK.dtype)
+
+
+def attention_implementation(config: config_lib.Model) -> str:
+  """'cudnn' where its fused kernel applies and is not ruled out, or 'xla'."""
+  if config.attention != 'auto':
+    return config.attention
+  fits = config.head_dim % 8 == 0 and config.head_dim <= 128
+  half = config.compute_dtype == 'bfloat16'
+  on_gpu = jax.default_backend() == 'gpu'
+  return 'cudnn' if on_gpu and half and fits else 'xla'
+
+
+class Attention(nn.Module):
+  """Causal multi-head attention."""
+
+  config: config_lib.Model
+  constrain: Constrain
+
+  @nn.compact
+  def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+    cfg = self.config
+    project = functools.partial(
+      _linear,
+      axes=('embed', 'heads', 'head_dim'),
+      features=(cfg.n_heads, cfg.head_dim),
+      dtype=cfg.compute_dtype,
+    )
+    q_BxLxHxK, k_BxLxHxK, v_BxLxHxK = (
+      self.constrain(project(name)(x_BxLxD), ('batch', 'length', 'heads', ''))
+      for name in ('query', 'key', 'value')
+    )
+    mixed_BxLxHxK = jax.nn.dot_product_attention(
+      rotate(q_BxLxHxK, cfg.rope_base),
+      rotate(k_BxLxHxK, cfg.rope_base),
+      v_BxLxHxK,
+      is_causal=True,
+      implementation=attention_implementation(cfg),
+    )
+    return _linear(
+      'out',
+      ('heads', 'head_dim', 'embed'),
+      cfg.d_model,
+      n_in=2,
+      dtype=cfg.compute_dtype,
+    )(mixed_BxLxHxK)
+
+
+class FeedForward(nn.Module):
+  """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+  config: config_lib.Model
+  constrain: Constrain
+
+  @nn.compact
+  def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+    cfg = self.config
+    widen = functools.partial(
+      _linear,
+      axes=('embed', 'mlp'),
+      features=cfg.d_ff,
+      dtype=cfg.compute_dtype,
+    )
+    h_BxLxF = nn.silu(widen('gate')(x_BxLxD)) * widen('up')(x_BxLxD)
+    h_BxLxF = self.constrain(h_BxLxF, ('batch', 'length', 'mlp'))
+    return _linear(
+      'down', ('mlp', 'embed'), cfg.d_model, dtype=cfg.compute_dtype
+    )(h_BxLxF)
+
+
+class Block(nn.Module):
+  """Pre-norm attention and feed-forward with residuals; a body for `scan`."""
+
+  config: config_lib.Model
+  constrain: Constrain
+
+  @nn.compact
+  def __call__(self, x_BxLxD: jax.Array, _=None) -> tuple[jax.Array, None]:
+    cfg = self.config
+    norm = functools.partial(RMSNorm, cfg.norm_eps, cfg.compute_dtype)
+    h_BxLxD = norm(name='attention_norm')(x_BxLxD)
+    x_BxLxD += Attention(cfg, self.constrain, name='attention')(h_BxLxD)
+    h_BxLxD = norm(name='mlp_norm')(x_BxLxD)
+    x_BxLxD += FeedForward(cfg, self.constrain, name='mlp')(h_BxLxD)
+    return self.constrain(x_BxLxD, ('batch', 'length', 'features')), None
+
+
+class Embed(nn.Module):
+  """Token embedding: a lookup, so not a linear parameter."""
+
+  config: config_lib.Model
+  constrain: Constrain
+
+  @nn.compact
+  def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
+    cfg = self.config
+    init = nn.with_logical_partitioning(_FAN_IN_ROWS, ('vocab', 'embed'))
+    shape = (cfg.vocab_size, cfg.d_model)
+    table_VxD = self.param('embedding', init, shape).astype(cfg.compute_dtype)
+    # Gathering the table over fsdp first keeps the compiler from replicating
+    # the looked-up activations instead.
+    table_VxD = self.constrain(table_VxD, ('vocab', 'features'))
+    x_BxLxD = jnp.take(table_VxD, tokens_BxL, axis=0)
+    return self.constrain(x_BxLxD, ('batch', 'length', 'features'))
+
+
+class Decoder(nn.Module):
+  """Tokens int[B, L] -> next-token logits float32[B, L, V].
+
+  Attributes:
+    config: sizes and options.
+    constrain: pins an activation's sharding by logical axis names.
+  """
+
+  config: config_lib.Model
+  constrain: Constrain = unconstrained
+
+  @nn.compact
+  def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
+    cfg = self.config
+    x_BxLxD = Embed(cfg, self.constrain, name='embed')(tokens_BxL)
+    x_BxLxD = self._blocks(x_BxLxD)
+    x_BxLxD = RMSNorm(cfg.norm_eps, cfg.compute_dtype, name='final_norm')(
+      x_BxLxD
+    )
+    logits_BxLxV = _linear(
+      'lm_head',
+      ('embed', 'vocab'),
+      cfg.vocab_size,
+      dtype=cfg.compute_dtype,
+      dot_general=functools.partial(
+        jax.lax.dot_general, preferred_element_type=jnp.float32
+      ),
+    )(x_BxLxD)
+    return self.constrain(logits_BxLxV, ('batch', 'length', 'vocab'))
+
+  def _blocks(self, x_BxLxD: jax.Array) -> jax.Array:
+    cfg = self.config
+    block = Block
+    if cfg.remat:
+      # Inside a scan nothing can be shared across iterations anyway.
+      block = nn.remat(block, prevent_cse=not cfg.scan_layers)
+    if not cfg.scan_layers:
+      for i in range(cfg.n_layers):
+        x_BxLxD, _ = block(cfg, self.constrain, name=f'layer_{i}')(x_BxLxD)
+      return x_BxLxD
+    layers = nn.scan(
+      block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      length=cfg.n_layers,
+      metadata_params={nn.PARTITION_NAME: 'layers'},
+    )
+    x_BxLxD, _ = layers(cfg, self.constrain, name='layers')(x_BxLxD, None)
+    return x_BxLxD

@@ -1,0 +1,104 @@
+"""Trains one model, dense or sparse, from a config file.
+
+Run it again with the same arguments to continue a run that was stopped.
+Exit status: 0 done, 1 failed, 2 bad input, 75 stopped on request after saving
+its state.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from jax_sparse_pretrain import config as config_lib
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED = 1, 2, 75
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command and returns its exit status."""
+  args, overrides = _parser().parse_known_args(argv)
+  try:
+    config = load_config(args.config, overrides)
+    return _train(config, args)
+  except config_lib.ConfigError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m jax_sparse_pretrain.train',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog='Any key of the config: --config.SECTION.KEY=VALUE',
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    '--config', required=True, help='a file with get_config()'
+  )
+  parser.add_argument('--workdir', required=True, help='files of the run')
+  parser.add_argument(
+    '--fork',
+    action='store_true',
+    help="go on from the workdir's checkpoint under an altered config",
+  )
+  return parser
+
+
+def load_config(path: str, overrides: Sequence[str]) -> config_lib.Config:
+  """Config file and `--config.KEY=VALUE` overrides -> checked config.
+
+  Raises:
+    ConfigError: for anything that is not a valid config.
+  """
+  if not pathlib.Path(path.split(':')[0]).is_file():
+    raise config_lib.ConfigError(f'--config = {path}: must be a file')
+  argv = ['train', f'--config={path}', *overrides]
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+  try:
+    rest = values(argv)[1:]
+  except Exception as error:  # The file is the user's code: it may do anything.
+    raise config_lib.ConfigError(f'--config: {_one_line(error)}') from error
+  if rest:
+    raise config_lib.ConfigError(f'{rest[0]}: is not an argument; see --help')
+  return config_lib.from_dict(values.config.to_dict())
+
+
+def _one_line(error: Exception) -> str:
+  return ' '.join(str(error).split()) or type(error).__name__
+
+
+def _train(config: config_lib.Config, args: argparse.Namespace) -> int:
+  # Imported here, so that --help and bad configs answer at once.
+  from jax_sparse_pretrain.analysis import training_picture
+  from jax_sparse_pretrain.training import loop, report, setup, workdir
+  from jax_sparse_pretrain.training.meter import NonFiniteError
+  from jax_sparse_pretrain.training.signals import Stopped, StopRequest
+
+  with StopRequest() as stop:
+    files = workdir.open_workdir(args.workdir)
+    experiment = setup.set_up(config)
+    workdir.check_same_run(files, experiment.resolved, args.fork)
+    try:
+      summary = loop.finished_summary(files) or loop.train(
+        experiment, files, stop
+      )
+    except Stopped as stopped:
+      print(stopped, file=sys.stderr)
+      return EXIT_STOPPED
+    except NonFiniteError as error:
+      print(f'error: {error}', file=sys.stderr)
+      return EXIT_FAILED
+  training_picture.save_training_picture(files.root)
+  print(report.end_of_run_table(summary))
+  print(f'\nFiles: {files.root}')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

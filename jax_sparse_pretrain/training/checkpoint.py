@@ -1,0 +1,145 @@
+"""Checkpoints: the only module that knows Orbax.
+
+Checkpoint k holds the state after k finished steps, the position in the data,
+and the little that the loop carries along.
+"""
+
+import logging
+import pathlib
+import shutil
+import warnings
+from typing import Any, NamedTuple
+
+import orbax.checkpoint as ocp
+
+from jax_sparse_pretrain.training.step import TrainState
+
+_ITEMS = ('state', 'data', 'progress')
+
+
+class Restored(NamedTuple):
+  """Attributes:
+
+  step: finished steps.
+  state: on the devices, sharded as asked.
+  data: state of the data iterator.
+  progress: what `save` was given.
+  """
+
+  step: int
+  state: TrainState
+  data: dict[str, Any]
+  progress: dict[str, Any]
+
+
+class Checkpoints:
+  """The checkpoints of a run; saving does not hold up training.
+
+  Args:
+    directory: created if missing.
+    keep: how many of the newest are kept.
+  """
+
+  def __init__(self, directory: pathlib.Path, keep: int):
+    self._directory = directory
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep, cleanup_tmp_directories=True
+    )
+    self._options = options
+    self._manager = self._open()
+
+  def _open(self) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+      self._directory.absolute(), options=self._options, item_names=_ITEMS
+    )
+
+  def steps(self) -> list[int]:
+    """Steps with a finished checkpoint, oldest first."""
+    return sorted(self._manager.all_steps())
+
+  def save(
+    self, step: int, state: TrainState, data: dict, progress: dict
+  ) -> None:
+    """Starts a save; the arrays may be donated once this returns."""
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        data=ocp.args.JsonSave(data),
+        progress=ocp.args.JsonSave(progress),
+      ),
+    )
+
+  def restore_newest(self, like: TrainState) -> Restored | None:
+    """The newest checkpoint that can be read, or None if there is none.
+
+    One that cannot be read is named in a warning and, once an older one has
+    been read, moved to `unreadable/` beside the directory.
+
+    Args:
+      like: abstract arrays with shardings.
+
+    Raises:
+      RuntimeError: if there are checkpoints and none can be read.
+    """
+    failed: dict[int, Exception] = {}
+    for step in reversed(self.steps()):
+      try:
+        restored = self._restore(step, like)
+      except Exception as error:  # Orbax and its storage raise many kinds.
+        failed[step] = error
+        continue
+      self._set_aside(failed)
+      return restored
+    if failed:
+      newest = max(failed)
+      raise RuntimeError(
+        f'{self._directory}: no checkpoint can be read; the newest, {newest}, '
+        f'fails with: {_first_line(failed[newest])}'
+      ) from failed[newest]
+    return None
+
+  def _restore(self, step: int, like: TrainState) -> Restored:
+    items = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(like),
+        data=ocp.args.JsonRestore(),
+        progress=ocp.args.JsonRestore(),
+      ),
+    )
+    return Restored(step, items.state, items.data, items.progress)
+
+  def _set_aside(self, failed: dict[int, Exception]) -> None:
+    if not failed:
+      return
+    self._manager.close()
+    for step, error in failed.items():
+      source = self._directory / str(step)
+      target = self._directory.with_name('unreadable') / str(step)
+      warnings.warn(
+        f'checkpoint {source} cannot be read ({_first_line(error)}); moved to '
+        f'{target}, using the one before',
+        stacklevel=3,
+      )
+      shutil.rmtree(target, ignore_errors=True)
+      target.parent.mkdir(exist_ok=True)
+      source.rename(target)
+    self._manager = self._open()
+
+  def wait(self) -> None:
+    """Returns when no save is under way."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    self._manager.close()
+
+
+def _first_line(error: Exception) -> str:
+  text = str(error).strip()
+  return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+def quiet() -> None:
+  """Orbax tells of every save; a training run shows its own progress."""
+  logging.getLogger('absl').setLevel(logging.ERROR)

@@ -1,0 +1,134 @@
+"""Progress for a person: a bar on a terminal, plain lines in a pipe.
+
+  step   200/1,370  loss  2.413  density 0.830  41.2k tok/s  eta 1m12s
+
+Goes to standard error, so that standard output holds only results.
+"""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+import tqdm
+
+
+class Progress:
+  """Shows how far a run is. A context manager; fits into 80 columns.
+
+  Args:
+    total_steps: steps of the whole run.
+    start_step: steps finished before this start.
+    stream: standard error if not given. A bar if it is a terminal, else one
+      line for each `show`.
+  """
+
+  def __init__(
+    self,
+    total_steps: int,
+    start_step: int = 0,
+    stream: TextIO | None = None,
+  ):
+    self._stream = sys.stderr if stream is None else stream
+    self._total = total_steps
+    self._step = start_step
+    self._scalars = ''
+    # (steps, seconds) when the first step was done. Time left is measured
+    # from there, because the first step compiles.
+    self._origin: tuple[int, float] | None = None
+    self._bar = self._open_bar() if self._stream.isatty() else None
+
+  def advance(self, step: int) -> None:
+    """Says that `step` steps are finished."""
+    if self._origin is None:
+      self._origin = (step, time.monotonic())
+    self._step = step
+    if self._bar is not None:
+      self._bar.bar_format = self._bar_format()
+      self._bar.update(step - self._bar.n)
+
+  def show(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Shows metrics that were measured at `step`, perhaps a few steps ago.
+
+    Args:
+      step: finished steps.
+      scalars: `train_loss` in nats, `density` in [0, 1] and
+        `tokens_per_second`; others are ignored.
+    """
+    self._scalars = (
+      f'loss {scalars["train_loss"]:6.3f}  '
+      f'density {scalars["density"]:.3f}  '
+      f'{_short(scalars["tokens_per_second"]):>5} tok/s  '
+    )
+    if self._bar is None:
+      self._print(f'{self._place(step)}  {self._scalars}{self._time_left()}')
+    else:
+      self._bar.bar_format = self._bar_format()
+      self._bar.refresh()
+
+  def note(self, text: str) -> None:
+    """Prints a line, above the bar if there is one."""
+    if self._bar is None:
+      self._print(text)
+    else:
+      self._bar.write(text, file=self._stream)
+
+  def close(self) -> None:
+    if self._bar is not None:
+      self._bar.close()
+
+  def __enter__(self) -> 'Progress':
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self.close()
+
+  def _open_bar(self) -> tqdm.tqdm:
+    return tqdm.tqdm(
+      total=self._total,
+      initial=self._step,
+      file=self._stream,
+      dynamic_ncols=True,
+      miniters=1,
+      bar_format=self._bar_format(),
+    )
+
+  def _bar_format(self) -> str:
+    place = self._place(self._step)
+    return f'{place} |{{bar}}| {self._scalars}{self._time_left()}'
+
+  def _place(self, step: int) -> str:
+    total = f'{self._total:,}'
+    return f'step {step:>{len(total)},}/{total}'
+
+  def _time_left(self) -> str:
+    if self._origin is None or self._step == self._origin[0]:
+      return 'eta ?'
+    first_step, first_time = self._origin
+    pace = (time.monotonic() - first_time) / (self._step - first_step)
+    return f'eta {duration(pace * (self._total - self._step))}'
+
+  def _print(self, text: str) -> None:
+    print(text, file=self._stream, flush=True)
+
+
+def duration(seconds: float) -> str:
+  """Two units at most: 8s, 1m12s, 2h05m, 3d04h."""
+  minutes, s = divmod(round(seconds), 60)
+  hours, m = divmod(minutes, 60)
+  days, h = divmod(hours, 24)
+  if days:
+    return f'{days}d{h:02}h'
+  if hours:
+    return f'{h}h{m:02}m'
+  return f'{m}m{s:02}s' if minutes else f'{s}s'
+
+
+def _short(value: float) -> str:
+  """Three digits and a suffix: 950, 41.2k, 1.24M."""
+  for size, suffix in ((1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
+    if value >= 0.9995 * size:
+      scaled = value / size
+      digits = 3 - len(f'{scaled:.0f}')
+      return f'{scaled:.{digits}f}{suffix}'
+  return f'{value:.0f}'

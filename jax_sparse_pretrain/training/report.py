@@ -1,0 +1,111 @@
+"""The table at the end of a run."""
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from jax_sparse_pretrain.training import progress
+
+WIDTH = 80  # columns
+
+
+class Line(NamedTuple):
+  label: str = ''
+  value: str = ''
+  remark: str = ''
+
+
+def end_of_run_table(
+  summary: Mapping, workdir: os.PathLike | str | None = None
+) -> str:
+  """What a person wants to see when a run ends, at most 80 columns wide.
+
+  Args:
+    summary: the contents of `summary.json`; losses in nats per token, counts
+      of linear parameters, and `unigram_loss` where it is known.
+    workdir: where the run's files are, to be named below the table.
+  """
+  lines = [
+    *_loss_lines(summary),
+    Line(),
+    *_parameter_lines(summary),
+    Line(),
+    *_compute_lines(summary),
+  ]
+  table = [_laid_out(line, lines) for line in lines]
+  title = _title(summary)
+  rule = '-' * max(map(len, [title, *table]))
+  files = [] if workdir is None else _folded(f'Files: {workdir}')
+  return '\n'.join([title, rule, *table, rule, *files])
+
+
+def _title(summary: Mapping) -> str:
+  how = 'Finished' if summary['completed'] else 'Stopped before the end'
+  elapsed = progress.duration(summary['wall_seconds'])
+  return f'{how}: {summary["steps"]:,} steps in {elapsed}, {_kind(summary)}'
+
+
+def _kind(summary: Mapping) -> str:
+  # From the counts: they say what is, a setting says what was asked for.
+  density = summary['final_parameters'] / summary['linear_parameters']
+  return 'dense' if _is_dense(summary) else f'{1 - density:.1%} sparse'
+
+
+def _is_dense(summary: Mapping) -> bool:
+  return summary['final_parameters'] == summary['linear_parameters']
+
+
+def _loss_lines(summary: Mapping) -> Iterator[Line]:
+  evaluation, unigram = summary['eval_loss'], summary.get('unigram_loss')
+  yield Line('Evaluation loss', _loss(evaluation), 'nats per token')
+  if unigram is not None:
+    yield Line('  unigram baseline', _loss(unigram), _gap(evaluation, unigram))
+  yield Line('Training loss', _loss(summary['train_loss']))
+
+
+def _loss(value: float | None) -> str:
+  return 'not measured' if value is None else f'{value:.4f}'
+
+
+def _gap(evaluation: float | None, unigram: float) -> str:
+  if evaluation is None:
+    return ''
+  side = 'below' if evaluation <= unigram else 'ABOVE'
+  return f'the model is {abs(unigram - evaluation):.4f} nats {side} it'
+
+
+def _parameter_lines(summary: Mapping) -> Iterator[Line]:
+  linear, total = summary['linear_parameters'], summary['total_parameters']
+  if _is_dense(summary):
+    yield Line('Linear parameters', f'{linear:,}', 'dense throughout')
+    yield Line('All parameters', f'{total:,}', 'with embedding and norms')
+    return
+  average, final = summary['average_parameters'], summary['final_parameters']
+  yield Line('Linear parameters', f'{linear:,}', 'at the start, dense')
+  for label, count in (('  average', average), ('  at the end', final)):
+    yield Line(label, f'{round(count):,}', f'{count / linear:.1%} of dense')
+  yield Line('All parameters', f'{total:,}', 'with embedding and norms')
+  yield Line('  at the end', f'{total - linear + final:,}')
+
+
+def _compute_lines(summary: Mapping) -> Iterator[Line]:
+  yield Line('Tokens', f'{summary["tokens"]:,}')
+  if not _is_dense(summary):
+    equivalent = round(summary['dense_equivalent_tokens'])
+    remark = 'of the dense model, at equal compute'
+    yield Line('  equivalent', f'{equivalent:,}', remark)
+  yield Line('Compute', f'{summary["compute_flops"]:.3e}', 'FLOPs, 6 N_avg D')
+  speed = f'{summary["tokens_per_second"]:,.0f}'
+  yield Line('Speed', speed, 'tokens per second')
+
+
+def _laid_out(line: Line, lines: list[Line]) -> str:
+  label_width = max(len(each.label) for each in lines)
+  value_width = max(len(each.value) for each in lines)
+  columns = f'{line.label:<{label_width}}  {line.value:>{value_width}}'
+  return f'{columns}  {line.remark}'.rstrip()
+
+
+def _folded(text: str) -> list[str]:
+  """Cut, not shortened: a long path must stay whole."""
+  return [text[i : i + WIDTH] for i in range(0, len(text), WIDTH)]

@@ -1,0 +1,316 @@
+"""From a checked config to the parts of a run: the one place where they meet.
+
+Everything that can be wrong with the input is found here, before anything is
+compiled.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from jax_sparse_pretrain import data as data_lib
+from jax_sparse_pretrain import history, pruning, sharding
+from jax_sparse_pretrain import schedule as schedule_lib
+from jax_sparse_pretrain.config import Config, ConfigError
+from jax_sparse_pretrain.model import counts
+from jax_sparse_pretrain.model.decoder import Decoder
+from jax_sparse_pretrain.training import evaluate as evaluate_lib
+from jax_sparse_pretrain.training import loss as loss_lib
+from jax_sparse_pretrain.training import optimizer as optimizer_lib
+from jax_sparse_pretrain.training import step as step_lib
+
+_VERSIONED = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain')
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """The parts of a run.
+
+  Attributes:
+    config: checked.
+    plan: the pruning schedule and the number of steps.
+    mesh: devices.
+    header: of the mask history.
+    corpus: fingerprint of the data.
+    abstract_state: shapes, types and shardings of the state.
+    init: () -> fresh state, on the devices.
+    train_step: (state, rows, controls) -> (state, metrics); donates the state.
+    count_nonzero: masks -> {kernel: counts per layer}.
+    controls: step -> controls of that step.
+    learning_rates: float32[steps].
+    batches: iterator over this process's rows, int32[rows, L + 1].
+    to_devices: rows -> the global batch, sharded.
+    evaluate: params -> loss in nats.
+    unigram_loss: of the evaluation rows, in nats.
+  """
+
+  config: Config
+  plan: schedule_lib.Plan
+  mesh: Mesh
+  header: history.Header
+  corpus: dict[str, Any]
+  abstract_state: step_lib.TrainState
+  init: Callable[[], step_lib.TrainState]
+  train_step: Callable
+  count_nonzero: Callable
+  controls: Callable[[int], step_lib.Controls]
+  learning_rates: np.ndarray
+  batches: Iterator[np.ndarray]
+  to_devices: Callable[[np.ndarray], jax.Array]
+  evaluate: Callable[[Any], float]
+  unigram_loss: float
+
+  @property
+  def resolved(self) -> dict[str, Any]:
+    """What `config.json` holds."""
+    schedule = self.plan.schedule
+    return {
+      'config': dataclasses.asdict(self.config),
+      'plan': {
+        'steps': self.plan.steps,
+        'dense_steps': self.plan.dense_steps,
+        'mean_density': self.plan.mean_density,
+        'compute_fractions': self.plan.compute_fractions,
+        'start': schedule.start,
+        'end': schedule.end,
+        'every': schedule.every,
+      },
+      'corpus': self.corpus,
+      'mesh': dict(self.mesh.shape),
+      'versions': {p: importlib.metadata.version(p) for p in _VERSIONED},
+    }
+
+
+def set_up(config: Config) -> Experiment:
+  """Builds every part of a run.
+
+  Raises:
+    ConfigError: for input that cannot work, naming the key.
+  """
+  plan = make_plan(config)
+  mesh = sharding.make_mesh(config.mesh)
+  sharding.check_batch(config, mesh)
+  model = Decoder(config.model, sharding.constrain_to(mesh))
+  boxed = _abstract_params(model, config)
+  kernels = find_kernels(boxed)
+  tx = optimizer_lib.make_optimizer(config.optimizer)
+  pruner = make_pruner(config, kernels)
+
+  params_sharding = sharding.parameter_shardings(mesh, boxed)
+  init = _make_init(model, config, tx, pruner)
+  abstract = jax.eval_shape(init)
+  shardings = _state_shardings(abstract, params_sharding, tx, mesh)
+  everywhere = sharding.replicated(mesh)
+  by_row = sharding.batch_sharding(mesh)
+
+  corpus = data_lib.open_corpus(config.data)
+  tokenizer = data_lib.load_tokenizer(config.data)
+  _check_vocabulary(config, tokenizer)
+  rows = data_lib.evaluation_rows(
+    corpus.validation,
+    tokenizer,
+    n_rows=config.evaluation.rows,
+    context_length=config.model.context_length,
+  )
+
+  def apply(params, tokens):
+    return model.apply({'params': params}, tokens)
+
+  train_step = step_lib.make_train_step(
+    loss_lib.make_loss_fn(apply, config.model.z_loss),
+    tx,
+    pruner,
+    accumulation_steps=config.accumulation_steps,
+  )
+  learning_rates = optimizer_lib.learning_rates(config.optimizer, plan.steps)
+  return Experiment(
+    config=config,
+    plan=plan,
+    mesh=mesh,
+    header=_header(config, kernels),
+    corpus=corpus.fingerprint,
+    abstract_state=jax.tree.map(_abstract, abstract, shardings),
+    init=jax.jit(init, out_shardings=shardings),
+    train_step=jax.jit(
+      train_step,
+      in_shardings=(shardings, by_row, everywhere),
+      out_shardings=(shardings, everywhere),
+      donate_argnums=0,
+    ),
+    count_nonzero=_make_count(kernels, abstract.masks, everywhere),
+    controls=_make_controls(plan, pruner, learning_rates),
+    learning_rates=learning_rates,
+    batches=data_lib.train_batches(
+      corpus.train,
+      tokenizer,
+      batch_size=config.batch_size,
+      context_length=config.model.context_length,
+      streams=config.n_streams,
+      seed=config.seed,
+      prefetch=config.data.prefetch,
+      rows=sharding.local_rows(by_row, config.batch_size),
+    ),
+    to_devices=functools.partial(
+      jax.make_array_from_process_local_data, by_row
+    ),
+    evaluate=evaluate_lib.make_evaluate(
+      apply,
+      rows,
+      _evaluation_batch(config, mesh),
+      params_sharding=params_sharding,
+      rows_sharding=by_row,
+      loss_sharding=everywhere,
+    ),
+    unigram_loss=evaluate_lib.unigram_loss(rows),
+  )
+
+
+def make_plan(config: Config) -> schedule_lib.Plan:
+  """Durations and fractions of the config -> whole steps."""
+  value, unit = config.duration.value, config.duration.unit
+  if unit == 'tokens':
+    value, unit = max(1, round(value / config.tokens_per_step)), 'steps'
+  pruned = config.pruning
+  try:
+    return schedule_lib.plan(
+      shape=pruned.schedule,
+      sparsity=pruned.sparsity,
+      start=pruned.start,
+      end=pruned.end,
+      unit=pruned.unit,
+      every=pruned.every,
+      **{unit: value},
+    )
+  except ValueError as error:
+    raise ConfigError(f'pruning and duration do not fit: {error}') from None
+
+
+def find_kernels(boxed: Any) -> dict[str, pruning.Kernel]:
+  """The linear parameters of a Flax tree with logical names, by path."""
+  leaves = jax.tree.leaves_with_path(
+    boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
+  )
+  named = {sharding.path_name(path): leaf for path, leaf in leaves}
+  return {
+    name: pruning.Kernel(leaf.value.shape, leaf.names[0] == 'layers')
+    for name, leaf in named.items()
+    if name.endswith('/kernel')
+  }
+
+
+def make_pruner(
+  config: Config, kernels: Mapping[str, pruning.Kernel]
+) -> pruning.Pruner:
+  if config.pruning.sparsity == 0:
+    return pruning.no_pruning()
+  distribution = pruning.DISTRIBUTIONS[config.pruning.distribution]
+  return pruning.magnitude_pruner(kernels, distribution)
+
+
+def _abstract_params(model: Decoder, config: Config) -> Any:
+  tokens = jax.ShapeDtypeStruct((1, config.model.context_length), np.int32)
+  return jax.eval_shape(model.init, jax.random.key(0), tokens)['params']
+
+
+def _make_init(model, config: Config, tx, pruner):
+  def init() -> step_lib.TrainState:
+    tokens = np.zeros((1, config.model.context_length), np.int32)
+    variables = model.init(jax.random.key(config.seed), tokens)
+    return step_lib.init_state(nn.unbox(variables['params']), tx, pruner)
+
+  return init
+
+
+def _state_shardings(abstract, params_sharding, tx, mesh) -> Any:
+  """Optimizer moments and masks live where their parameters do."""
+  everywhere = sharding.replicated(mesh)
+  named = {
+    sharding.path_name(path): leaf
+    for path, leaf in jax.tree.leaves_with_path(params_sharding)
+  }
+  return step_lib.TrainState(
+    step=everywhere,
+    params=params_sharding,
+    opt_state=optax.tree.map_params(
+      tx,
+      lambda _, where: where,
+      abstract.opt_state,
+      params_sharding,
+      transform_non_params=lambda _: everywhere,
+    ),
+    masks=abstract.masks and {name: named[name] for name in abstract.masks},
+  )
+
+
+def _abstract(leaf, where) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+
+def _make_count(kernels, masks, everywhere) -> Callable:
+  if masks is None:
+    dense = {n: [k.layer_size] * k.n_layers for n, k in kernels.items()}
+    return lambda masks: dense
+  count = functools.partial(pruning.count_nonzero, kernels=kernels)
+  return jax.jit(count, out_shardings=everywhere)
+
+
+def _make_controls(
+  plan: schedule_lib.Plan, pruner: pruning.Pruner, learning_rates: np.ndarray
+) -> Callable[[int], step_lib.Controls]:
+  schedule = plan.schedule
+  budgets = {
+    int(step): pruner.budget_for(float(kept))
+    for step, kept in zip(
+      schedule.update_steps, schedule.kept_fractions, strict=True
+    )
+  }
+  unused = budgets[schedule.end]
+
+  def controls(step: int) -> step_lib.Controls:
+    return step_lib.Controls(
+      learning_rate=learning_rates[step],
+      prune=np.bool_(step in budgets),
+      budget=budgets.get(step, unused),
+    )
+
+  return controls
+
+
+def _header(
+  config: Config, kernels: Mapping[str, pruning.Kernel]
+) -> history.Header:
+  return history.Header(
+    linear_parameters=counts.linear_parameters(config.model),
+    total_parameters=counts.total_parameters(config.model),
+    tokens_per_step=config.tokens_per_step,
+    layers={name: k.n_layers * k.layer_size for name, k in kernels.items()},
+  )
+
+
+def _check_vocabulary(config: Config, tokenizer) -> None:
+  if tokenizer.vocab_size > config.model.vocab_size:
+    raise ConfigError(
+      f'model.vocab_size = {config.model.vocab_size}: must be at least that of '
+      f'the tokenizer, {tokenizer.vocab_size}'
+    )
+
+
+def _evaluation_batch(config: Config, mesh: Mesh) -> int:
+  size = config.evaluation.batch_size
+  if not size:
+    return config.batch_size // config.accumulation_steps
+  shards = mesh.shape['data'] * mesh.shape['fsdp']
+  if size % shards:
+    raise ConfigError(
+      f'evaluation.batch_size = {size}: must be divisible by the devices of '
+      f'mesh.data x mesh.fsdp, {shards}'
+    )
+  return size

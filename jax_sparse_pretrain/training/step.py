@@ -1,0 +1,118 @@
+"""One training step, as a pure function of state, batch and controls."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from jax_sparse_pretrain.pruning import Pruner
+
+PyTree = Any
+Metrics = dict[str, jax.Array]
+# (params, rows int[B, L + 1]) -> (loss to minimise, metrics).
+LossFn = Callable[[PyTree, jax.Array], tuple[jax.Array, Metrics]]
+
+
+@struct.dataclass
+class TrainState:
+  """Attributes:
+
+  step: finished steps, int32.
+  params: weights; pruned ones are exact zeros.
+  opt_state: of the optax transformation.
+  masks: of the pruner; None in a run that never prunes.
+  """
+
+  step: jax.Array
+  params: PyTree
+  opt_state: optax.OptState
+  masks: PyTree
+
+
+class Controls(NamedTuple):
+  """What the host decides for one step. Data, so nothing is retraced.
+
+  Attributes:
+    learning_rate: float32.
+    prune: whether the masks are updated before the forward pass.
+    budget: how many weights to keep then; of `Pruner.budget_for`.
+  """
+
+  learning_rate: Any
+  prune: Any
+  budget: Any
+
+
+def init_state(
+  params: PyTree, tx: optax.GradientTransformation, pruner: Pruner
+) -> TrainState:
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=tx.init(params),
+    masks=pruner.init(params),
+  )
+
+
+def make_train_step(
+  loss_fn: LossFn,
+  tx: optax.GradientTransformation,
+  pruner: Pruner,
+  *,
+  accumulation_steps: int = 1,
+):
+  """Returns (state, rows, controls) -> (state, metrics).
+
+  The order: update the masks and zero what they drop; forward and backward;
+  mask the gradients, so that pruned weights do not enter the clipping norm;
+  optimizer; mask the parameters, since Adam's momentum would bring pruned
+  weights back.
+
+  Args:
+    loss_fn: differentiated in its first argument.
+    tx: any optax transformation; one that takes `learning_rate` gets it.
+    pruner: of `pruning`.
+    accumulation_steps: micro-batches whose gradients are averaged.
+  """
+  tx = optax.with_extra_args_support(tx)
+  gradients = _accumulated(jax.grad(loss_fn, has_aux=True), accumulation_steps)
+
+  def train_step(
+    state: TrainState, rows: jax.Array, controls: Controls
+  ) -> tuple[TrainState, Metrics]:
+    params, masks = pruner.update(
+      state.params, state.masks, controls.prune, controls.budget
+    )
+    grads, metrics = gradients(params, rows)
+    grads = pruner.mask(grads, masks)
+    updates, opt_state = tx.update(
+      grads, state.opt_state, params, learning_rate=controls.learning_rate
+    )
+    params = pruner.mask(optax.apply_updates(params, updates), masks)
+    metrics['grad_norm'] = optax.tree.norm(grads)
+    return TrainState(state.step + 1, params, opt_state, masks), metrics
+
+  return train_step
+
+
+def _accumulated(grad_fn, n: int):
+  """Averages gradients and metrics over n micro-batches, one after another."""
+  if n == 1:
+    return grad_fn
+
+  def accumulate(params: PyTree, rows: jax.Array):
+    # Strided, so that a device's rows of the batch stay on that device.
+    micro_batches = rows.reshape(-1, n, rows.shape[-1]).swapaxes(0, 1)
+
+    def add(total, micro_batch):
+      share = jax.tree.map(lambda x: x / n, grad_fn(params, micro_batch))
+      return jax.tree.map(jnp.add, total, share), None
+
+    shapes = jax.eval_shape(grad_fn, params, micro_batches[0])
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(add, zero, micro_batches)[0]
+
+  return accumulate

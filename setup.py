@@ -1,0 +1,44 @@
+"""What to install. Tool settings are in pyproject.toml.
+
+Both ends of every range were tried: the lower ones together on Python 3.11,
+the newest releases on 3.11, 3.12 and 3.13.
+"""
+
+from setuptools import find_packages, setup
+
+JAX = 'jax>=0.8,<0.13'
+
+setup(
+  name='jax_sparse_pretrain',
+  version='0.1.0',
+  description='Sparse pre-training of language models in JAX',
+  python_requires='>=3.11',
+  packages=find_packages(include=['jax_sparse_pretrain*']),
+  install_requires=[
+    JAX,
+    'absl-py>=2.1',
+    'array-record>=0.8',
+    'flax>=0.12,<0.13',
+    'grain>=0.2.14,<0.3',
+    'matplotlib>=3.9',
+    'ml-collections>=1.0,<2',
+    'numpy>=2.0',
+    'optax>=0.2.6,<0.3',
+    'orbax-checkpoint>=0.11.28,<0.13',
+    'sentencepiece>=0.2',
+    'tensorboardX>=2.6',
+    'tensorflow-datasets>=4.9.9,<5',
+    'tokenizers>=0.20',
+    'tqdm>=4.66',
+  ],
+  extras_require={
+    'gpu': [JAX.replace('jax', 'jax[cuda13]', 1)],
+    'tpu': [JAX.replace('jax', 'jax[tpu]', 1)],
+    'wandb': ['wandb'],
+    # On no package index; this is its last commit (April 2024).
+    'jaxpruner': [
+      'jaxpruner @ git+https://github.com/google-research/jaxpruner@f133ee5'
+    ],
+    'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff', 'tensorboard>=2.18'],
+  },
+)

@@ -1,0 +1,175 @@
+"""TFDS data sets, on one that is prepared here, without TensorFlow."""
+
+import contextlib
+import io
+import json
+import shutil
+import sys
+
+import pytest
+import tensorflow_datasets as tfds
+
+from jax_sparse_pretrain import config, data
+
+VERSION = 'little_notes/en/1.0.0'
+TEXTS = {
+  'train': [f'note {i} é' for i in range(30)],
+  'validation': [f'held out {i}' for i in range(5)],
+}
+
+
+class LittleNotes(tfds.core.GeneratorBasedBuilder):
+  """A few lines of text."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  BUILDER_CONFIGS = [tfds.core.BuilderConfig(name='en')]
+
+  def _info(self):
+    features = {
+      'text': tfds.features.Text(),
+      'label': tfds.features.ClassLabel(num_classes=2),
+    }
+    return tfds.core.DatasetInfo(
+      builder=self, features=tfds.features.FeaturesDict(features)
+    )
+
+  def _split_generators(self, dl_manager):
+    return {name: self._generate_examples(name) for name in TEXTS}
+
+  def _generate_examples(self, name):
+    for i, text in enumerate(TEXTS[name]):
+      yield i, {'text': text, 'label': i % 2}
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('tfds')
+  builder = LittleNotes(
+    data_dir=folder, config='en', file_format='array_record'
+  )
+  with contextlib.redirect_stderr(io.StringIO()):  # Progress bars.
+    builder.download_and_prepare()
+  return folder
+
+
+@pytest.fixture
+def damaged(data_dir, tmp_path):
+  """A copy of the prepared data set, to be changed."""
+  return shutil.copytree(data_dir / VERSION, tmp_path / VERSION)
+
+
+def open_tfds(path, **changes):
+  return data.open_corpus(config.Data(source='tfds', path=str(path), **changes))
+
+
+def test_a_prepared_data_set_is_read_from_its_directory(data_dir):
+  corpus = open_tfds(data_dir / VERSION)
+  assert sorted(corpus.train) == sorted(TEXTS['train'])
+  assert sorted(corpus.validation) == sorted(TEXTS['validation'])
+
+
+def test_a_prepared_data_set_is_found_by_name_and_version(data_dir):
+  by_name = open_tfds('little_notes/en:1.0.0', data_dir=str(data_dir))
+  by_directory = open_tfds(data_dir / VERSION)
+  assert list(by_name.train) == list(by_directory.train)
+  assert by_name.fingerprint == by_directory.fingerprint
+
+
+def test_no_tensorflow_is_imported(data_dir):
+  corpus = open_tfds(data_dir / VERSION)
+  assert corpus.train[0] in TEXTS['train']
+  assert 'tensorflow' not in sys.modules
+
+
+def test_a_split_may_be_a_slice(data_dir):
+  corpus = open_tfds(
+    data_dir / VERSION,
+    train_split='train[:20]',
+    validation_split='train[20:]',
+  )
+  assert len(corpus.train) == 20
+  assert len(corpus.validation) == 10
+  texts = [*corpus.train, *corpus.validation]
+  assert sorted(texts) == sorted(TEXTS['train'])
+
+
+def test_the_fingerprint_names_the_data_set_and_its_slices(data_dir):
+  whole = open_tfds(data_dir / VERSION).fingerprint
+  assert whole['name'] == VERSION
+  assert whole['file_format'] == 'array_record'
+  assert whole['train']['documents'] == 30
+  assert json.loads(json.dumps(whole)) == whole
+  slices = [
+    open_tfds(data_dir / VERSION, train_split=split).fingerprint['train']
+    for split in ('train[:50%]', 'train[50%:]')
+  ]
+  assert slices[0]['documents'] == slices[1]['documents'] == 15
+  assert slices[0] != slices[1]
+
+
+def test_packed_rows_come_out_of_a_prepared_data_set(data_dir):
+  corpus = open_tfds(data_dir / VERSION)
+  tokenizer = data.load_tokenizer(config.Data(tokenizer='bytes'))
+  rows = data.evaluation_rows(
+    corpus.validation, tokenizer, n_rows=4, context_length=12
+  )
+  first = rows.astype('uint8').tobytes()[1:].split(b'\xff')[0].decode()
+  assert first in TEXTS['validation']
+
+
+@pytest.mark.parametrize('key', ['train_split', 'validation_split'])
+@pytest.mark.parametrize('split', ['test', 'train[:', 'train[:0]', ''])
+def test_an_unknown_or_empty_split_is_an_error(key, split, data_dir):
+  with pytest.raises(
+    config.ConfigError, match=rf"data\.{key} = '.*: .*train, validation"
+  ):
+    open_tfds(data_dir / VERSION, **{key: split})
+
+
+@pytest.mark.parametrize('feature', ['body', 'label'])
+def test_a_feature_that_is_no_text_is_an_error(feature, data_dir):
+  with pytest.raises(
+    config.ConfigError, match=rf"data\.text_feature = '{feature}': .*: text$"
+  ):
+    open_tfds(data_dir / VERSION, text_feature=feature)
+
+
+@pytest.mark.parametrize(
+  'path',
+  [
+    'missing/en:1.0.0',
+    'little_notes/de:1.0.0',
+    'little_notes/en:2.0.0',
+    'little_notes/en',  # Without a version.
+    'c4/en:3.0.1',  # Known to TFDS, not prepared.
+  ],
+)
+def test_a_data_set_that_is_not_prepared_is_an_error(path, data_dir):
+  with pytest.raises(config.ConfigError, match=rf"data\.path = '{path}'") as e:
+    open_tfds(path, data_dir=str(data_dir))
+  assert '--file_format=array_record' in str(e.value)
+
+
+def test_a_damaged_description_is_an_error(damaged):
+  damaged.joinpath('dataset_info.json').write_text('{')
+  with pytest.raises(config.ConfigError, match='data.path = '):
+    open_tfds(damaged)
+
+
+def test_another_file_format_is_an_error_that_says_how_to_convert(damaged):
+  for path in list(damaged.glob('*array_record*')):
+    path.rename(str(path).replace('array_record', 'tfrecord'))
+  info = damaged / 'dataset_info.json'
+  info.write_text(info.read_text().replace('array_record', 'tfrecord'))
+  with pytest.raises(
+    config.ConfigError, match='tfrecord; must be array_record.*convert_format'
+  ):
+    open_tfds(damaged)
+
+
+def test_a_missing_file_is_an_error_that_names_it(damaged):
+  next(damaged.glob('*train.array_record*')).unlink()
+  with pytest.raises(
+    config.ConfigError, match='lacks 1 files, among them little_notes-train'
+  ):
+    open_tfds(damaged)

@@ -1,0 +1,169 @@
+import dataclasses
+import pathlib
+import re
+
+import pytest
+
+from jax_sparse_pretrain import config
+from jax_sparse_pretrain.model import counts
+from jax_sparse_pretrain.train import load_config
+from jax_sparse_pretrain.training import setup
+
+CONFIGS = sorted(
+  (pathlib.Path(__file__).parents[1] / 'configs').glob('*.py'),
+  key=lambda path: path.name,
+)
+SMOKE = str(next(path for path in CONFIGS if path.stem == 'smoke'))
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_is_valid_and_can_be_planned(path):
+  overrides = ['--config.data.tokenizer_path=tokenizer.model']
+  loaded = load_config(str(path), overrides)
+  assert setup.make_plan(loaded).steps > 0
+
+
+# Section 2 of the paper's released code: linear and all parameters.
+PAPER = {
+  'c4_58m': (41_549_824, 57_940_480),
+  'c4_162m': (137_822_208, 162_417_408),
+  'c4_468m': (435_421_184, 468_239_360),
+  'c4_1b': (1_139_277_824, 1_204_881_408),
+}
+
+
+@pytest.mark.parametrize('name', PAPER)
+def test_the_papers_sizes_have_the_papers_parameter_counts(name):
+  path = next(path for path in CONFIGS if path.stem == name)
+  model = load_config(str(path), ['--config.data.tokenizer_path=x']).model
+  ours = counts.linear_parameters(model), counts.total_parameters(model)
+  assert ours == PAPER[name]
+
+
+def test_defaults_round_trip():
+  values = config.defaults()
+  values['data']['tokenizer_path'] = 'tokenizer.model'
+  assert dataclasses.asdict(config.from_dict(values)) == values
+
+
+def test_overrides_reach_the_config():
+  loaded = load_config(
+    SMOKE,
+    [
+      '--config.optimizer.peak_lr=3e-4',
+      '--config.model.remat=true',
+      '--config.model.n_layers=3',
+      '--config.pruning.schedule=cubic',
+    ],
+  )
+  assert loaded.optimizer.peak_lr == 3e-4
+  assert loaded.model.remat is True
+  assert loaded.model.n_layers == 3
+  assert loaded.pruning.schedule == 'cubic'
+
+
+@pytest.mark.parametrize(
+  'override, words',
+  [
+    ('model.n_layer=3', r'n_layer.*Did you mean "n_layers"'),
+    ('model.n_layers=many', 'n_layers'),
+    ('model.n_layers=2.5', 'n_layers'),
+    ('model.n_layers=0', 'model.n_layers = 0: must be at least 1'),
+    ('model.d_model=130', r'd_model = 130.*divisible by .*n_heads = 4'),
+    ('model.d_model=12', 'head dimension must be even'),
+    ('model.compute_dtype=float8', r"compute_dtype = 'float8'.*'bfloat16'"),
+    ('optimizer.peak_lr=-1', 'peak_lr = -1.0: must be greater than 0'),
+    ('optimizer.peak_lr=nan', 'peak_lr = nan: must be finite'),
+    ('optimizer.schedule=square', r"schedule = 'square'.*'cosine'"),
+    ('pruning.sparsity=1', r'sparsity = 1.0: must be in \[0, 1\)'),
+    ('pruning.sparsity=-0.1', r'sparsity = -0.1: must be in \[0, 1\)'),
+    ('pruning.start=0.9', r'start = 0.9: must be at most .*end = 0.75'),
+    ('pruning.end=1.5', 'end = 1.5: must be at most 1'),
+    ('pruning.every=0', 'every = 0: must be at least 1'),
+    ('accumulation_steps=3', 'batch_size = 16: must be divisible by'),
+    ('data.streams=3', 'streams = 3: must divide batch_size = 16'),
+    ('data.tokenizer=sentencepiece', "tokenizer_path = '': must name"),
+    ('data.source=text', "path = '': must be set"),
+    ('mesh.fsdp=-1', 'at most one'),
+    ('mesh.fsdp=0', 'fsdp = 0: must be at least 1'),
+    ('nonsense=1', 'nonsense'),
+  ],
+)
+def test_a_bad_value_is_refused_by_key(override, words):
+  with pytest.raises(config.ConfigError, match=words) as error:
+    load_config(SMOKE, [f'--config.{override}'])
+  assert '\n' not in str(error.value)
+
+
+def test_warmup_and_decay_must_fit_into_the_run():
+  with pytest.raises(config.ConfigError, match='decay_fraction = 0.6'):
+    load_config(
+      SMOKE,
+      [
+        '--config.optimizer.schedule=warmup_stable_decay',
+        '--config.optimizer.warmup_fraction=0.5',
+        '--config.optimizer.decay_fraction=0.6',
+      ],
+    )
+
+
+def test_a_schedule_that_does_not_fit_the_run_is_refused():
+  loaded = load_config(
+    SMOKE,
+    [
+      '--config.pruning.unit=steps',
+      '--config.pruning.start=10',
+      '--config.pruning.end=500',
+      '--config.duration.unit=steps',
+      '--config.duration.value=500',
+    ],
+  )
+  with pytest.raises(config.ConfigError, match='pruning.*step 500'):
+    setup.make_plan(loaded)
+
+
+@pytest.mark.parametrize(
+  'section, key, value, words',
+  [
+    ('model', 'colour', 1, 'model.colour: unknown key'),
+    ('model', 'n_layers', True, 'must be of type int'),
+    ('model', 'n_layers', '3', 'must be of type int'),
+    ('model', 'remat', 1, 'must be of type bool'),
+    ('optimizer', 'b1', float('nan'), 'must be finite'),
+  ],
+)
+def test_a_config_file_is_held_to_the_schema(section, key, value, words):
+  values = config.defaults()
+  values[section][key] = value
+  with pytest.raises(config.ConfigError, match=re.escape(words)):
+    config.from_dict(values)
+
+
+def test_a_section_must_be_a_section():
+  with pytest.raises(config.ConfigError, match='model = 3'):
+    config.from_dict({**config.defaults(), 'model': 3})
+
+
+def test_a_close_name_is_suggested():
+  with pytest.raises(config.ConfigError, match='did you mean optimizer.peak_lr'):
+    config.from_dict({'optimizer': {'peak_rl': 0.9}})
+
+
+def test_alterations_name_what_changes_the_result_and_nothing_else():
+  old, new = config.defaults(), config.defaults()
+  new['optimizer']['peak_lr'] = 1.0
+  new['logging']['every'] = 7
+  new['mesh']['fsdp'] = 2
+  assert config.alterations(old, new) == ['optimizer.peak_lr: 0.001 -> 1.0']
+
+
+@pytest.mark.parametrize(
+  'value, unit, steps',
+  [(100, 'steps', 100), (409_600, 'tokens', 100), (100, 'dense_steps', 259)],
+)
+def test_durations_in_any_unit(value, unit, steps):
+  loaded = load_config(
+    SMOKE,
+    [f'--config.duration.value={value}', f'--config.duration.unit={unit}'],
+  )
+  assert setup.make_plan(loaded).steps == pytest.approx(steps, abs=5)

@@ -1,0 +1,125 @@
+import json
+import warnings
+
+import numpy as np
+import pytest
+
+from jax_sparse_pretrain import history
+
+HEADER = history.Header(
+  linear_parameters=100,
+  total_parameters=130,
+  tokens_per_step=8,
+  layers={'a/kernel': 60, 'b/kernel': 40},
+)
+ROWS = [
+  history.Row(0, 100, {'a/kernel': 60, 'b/kernel': 40}),
+  history.Row(3, 70, {'a/kernel': 50, 'b/kernel': 20}),
+  history.Row(7, 20, {'a/kernel': 15, 'b/kernel': 5}),
+]
+
+
+@pytest.fixture
+def path(tmp_path):
+  file = tmp_path / 'mask_history.jsonl'
+  history.create(file, HEADER)
+  for row in ROWS:
+    history.append(file, row)
+  return file
+
+
+def test_what_is_written_is_read(path):
+  assert history.read(path) == history.History(HEADER, ROWS)
+
+
+@pytest.mark.parametrize('steps', [1, 3, 4, 7, 8, 50])
+def test_the_average_is_the_mean_over_steps(path, steps):
+  nonzero = np.repeat([100, 70, 20], [3, 4, 50])[:steps]
+  assert history.read(path).average_parameters(steps) == nonzero.mean()
+
+
+def test_the_average_is_exact_beyond_double_precision():
+  n = 2**53 + 1
+  rows = [history.Row(0, n, {'a': n}), history.Row(1, 1, {'a': 1})]
+  header = history.Header(n, n, 1, {'a': n})
+  assert history.History(header, rows).average_parameters(2) == 2**52 + 1
+
+
+@pytest.mark.parametrize(
+  'step, n_rows', [(1, 1), (3, 1), (4, 2), (7, 2), (8, 3), (99, 3)]
+)
+def test_truncation_keeps_what_a_run_of_that_many_steps_has_used(
+  path, step, n_rows
+):
+  history.truncate(path, step)
+  assert list(history.read(path).rows) == ROWS[:n_rows]
+
+
+def test_a_torn_last_line_is_ignored_with_a_warning(path):
+  with open(path, 'a') as file:
+    file.write('{"step": 9, "nonz')
+  with pytest.warns(UserWarning, match='torn last line'):
+    assert list(history.read(path).rows) == ROWS
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    history.truncate(path, 99)
+  assert list(history.read(path).rows) == ROWS
+
+
+def row(step=9, nonzero=10, by_leaf=None):
+  by_leaf = {'a/kernel': 10, 'b/kernel': 0} if by_leaf is None else by_leaf
+  return json.dumps({'step': step, 'nonzero': nonzero, 'by_leaf': by_leaf})
+
+
+@pytest.mark.parametrize(
+  'line',
+  [
+    'not json',
+    '[]',
+    '{}',
+    row(step=7),
+    row(step=3),
+    row(step=9.0),
+    row(nonzero=11),
+    row(by_leaf={'a/kernel': 10}),
+    row(by_leaf={'a/kernel': -1, 'b/kernel': 11}),
+    row(by_leaf={'a/kernel': 61, 'b/kernel': 0}, nonzero=61),
+    row(by_leaf={'a/kernel': 10.0, 'b/kernel': 0}),
+  ],
+)
+def test_a_malformed_line_is_named(path, line):
+  with open(path, 'a') as file:
+    file.write(line + '\n')
+  with pytest.raises(ValueError, match='line 5'):
+    history.read(path)
+
+
+@pytest.mark.parametrize(
+  'line',
+  [
+    '',
+    '{"version": 1}',
+    json.dumps({**vars(HEADER), 'version': 2}),
+    json.dumps({**vars(HEADER), 'linear_parameters': 99}),
+  ],
+)
+def test_a_malformed_header_is_named(tmp_path, line):
+  path = tmp_path / 'mask_history.jsonl'
+  path.write_text(line + '\n')
+  with pytest.raises(ValueError, match='line 1'):
+    history.read(path)
+
+
+def test_an_empty_file_has_no_header(tmp_path):
+  path = tmp_path / 'mask_history.jsonl'
+  path.touch()
+  with pytest.raises(ValueError, match='header is missing'):
+    history.read(path)
+
+
+def test_the_first_row_must_be_that_of_step_0(tmp_path):
+  path = tmp_path / 'mask_history.jsonl'
+  history.create(path, HEADER)
+  history.append(path, ROWS[1])
+  with pytest.raises(ValueError, match='line 2'):
+    history.read(path)

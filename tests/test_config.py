@@ -145,7 +145,9 @@ def test_a_section_must_be_a_section():
 
 
 def test_a_close_name_is_suggested():
-  with pytest.raises(config.ConfigError, match='did you mean optimizer.peak_lr'):
+  with pytest.raises(
+    config.ConfigError, match='did you mean optimizer.peak_lr'
+  ):
     config.from_dict({'optimizer': {'peak_rl': 0.9}})
 
 

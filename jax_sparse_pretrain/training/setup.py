@@ -89,14 +89,18 @@ class Experiment:
     }
 
 
-def set_up(config: Config) -> Experiment:
+def set_up(config: Config, devices=None) -> Experiment:
   """Builds every part of a run.
+
+  Args:
+    config: checked.
+    devices: to run on; all if not given.
 
   Raises:
     ConfigError: for input that cannot work, naming the key.
   """
   plan = make_plan(config)
-  mesh = sharding.make_mesh(config.mesh)
+  mesh = sharding.make_mesh(config.mesh, devices)
   sharding.check_batch(config, mesh)
   model = Decoder(config.model, sharding.constrain_to(mesh))
   boxed = _abstract_params(model, config)

@@ -1,0 +1,251 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jax_sparse_pretrain import pruning
+from jax_sparse_pretrain.config import Optimizer
+from jax_sparse_pretrain.training import evaluate, hardware, step
+from jax_sparse_pretrain.training import optimizer as optimizer_lib
+
+KERNELS = {'dense/kernel': pruning.Kernel((6, 4), stacked=False)}
+CONFIG = Optimizer(peak_lr=0.1, weight_decay=0.1, clip_norm=0.5)
+
+
+def loss_fn(params, rows):
+  inputs, targets = rows[:, :6], rows[:, 6:]
+  predicted = inputs @ params['dense']['kernel'] * params['norm']['scale']
+  loss = jnp.mean(jnp.square(predicted - targets))
+  return loss, {'train_loss': loss}
+
+
+def some_params(seed=0):
+  rng = np.random.default_rng(seed)
+  kernel = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
+  return {'dense': {'kernel': kernel}, 'norm': {'scale': jnp.ones(4)}}
+
+
+def some_batches(n, seed=0):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.normal(size=(n, 8, 10)), jnp.float32)
+
+
+def reference_run(params, batches, prune_at, keep, rates, config):
+  """Decoupled AdamW with pruning, written out in NumPy with float64."""
+  kernel = np.asarray(params['dense']['kernel'], np.float64)
+  scale = np.asarray(params['norm']['scale'], np.float64)
+  mask = np.ones_like(kernel)
+  weights = {'kernel': kernel, 'scale': scale}
+  m = {k: np.zeros_like(v) for k, v in weights.items()}
+  v = {k: np.zeros_like(x) for k, x in weights.items()}
+  for t, rows in enumerate(np.asarray(batches, np.float64)):
+    if t == prune_at:
+      order = np.argsort(-np.abs(weights['kernel']).ravel(), kind='stable')
+      mask = np.zeros(mask.size)
+      mask[order[:keep]] = 1
+      mask = mask.reshape(kernel.shape)
+      weights['kernel'] = weights['kernel'] * mask
+    x, y = rows[:, :6], rows[:, 6:]
+    linear = x @ weights['kernel']
+    error = 2 * (linear * weights['scale'] - y) / y.size
+    grads = {
+      'kernel': x.T @ (error * weights['scale']) * mask,
+      'scale': (error * linear).sum(0),
+    }
+    norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
+    for name, g in grads.items():
+      g = g * min(1, config.clip_norm / norm)
+      m[name] = config.b1 * m[name] + (1 - config.b1) * g
+      v[name] = config.b2 * v[name] + (1 - config.b2) * g**2
+      m_hat = m[name] / (1 - config.b1 ** (t + 1))
+      v_hat = v[name] / (1 - config.b2 ** (t + 1))
+      update = m_hat / (np.sqrt(v_hat) + config.eps)
+      if name == 'kernel':
+        update = update + config.weight_decay * weights[name]
+      weights[name] = weights[name] - rates[t] * update
+    weights['kernel'] = weights['kernel'] * mask
+  return weights, mask
+
+
+def our_run(params, batches, prune_at, keep, rates, tx, pruner):
+  train_step = jax.jit(step.make_train_step(loss_fn, tx, pruner))
+  state = step.init_state(params, tx, pruner)
+  for t, rows in enumerate(batches):
+    budget = pruner.budget_for(keep / 24)
+    controls = step.Controls(rates[t], np.bool_(t == prune_at), budget)
+    state, _ = train_step(state, rows, controls)
+  return state
+
+
+def test_a_pruned_run_follows_adamw_written_out_in_numpy():
+  batches, rates = some_batches(12), np.linspace(0.1, 0.01, 12, dtype='f')
+  pruner = pruning.magnitude_pruner(KERNELS, pruning.DISTRIBUTIONS['global'])
+  state = our_run(
+    some_params(),
+    batches,
+    5,
+    9,
+    rates,
+    optimizer_lib.make_optimizer(CONFIG),
+    pruner,
+  )
+  weights, mask = reference_run(some_params(), batches, 5, 9, rates, CONFIG)
+  np.testing.assert_array_equal(state.masks['dense/kernel'], mask)
+  # float32 against float64 over 12 steps.
+  np.testing.assert_allclose(
+    state.params['dense']['kernel'], weights['kernel'], atol=2e-5
+  )
+  np.testing.assert_allclose(
+    state.params['norm']['scale'], weights['scale'], atol=2e-5
+  )
+  assert (np.asarray(state.params['dense']['kernel'])[mask == 0] == 0).all()
+  assert int(state.step) == 12
+
+
+def test_pruned_weights_do_not_enter_the_clipping_norm():
+  params, rows = some_params(), some_batches(1)[0]
+  pruner = pruning.magnitude_pruner(KERNELS, pruning.DISTRIBUTIONS['global'])
+  tx = optimizer_lib.make_optimizer(CONFIG)
+  train_step = jax.jit(step.make_train_step(loss_fn, tx, pruner))
+  controls = step.Controls(np.float32(0.1), True, pruner.budget_for(9 / 24))
+  state, metrics = train_step(
+    step.init_state(params, tx, pruner), rows, controls
+  )
+  masked = pruner.mask(params, state.masks)
+  grads = jax.grad(loss_fn, has_aux=True)(masked, rows)[0]
+  kept = optax.tree.norm(pruner.mask(grads, state.masks))
+  assert metrics['grad_norm'] == pytest.approx(float(kept), rel=1e-6)
+  assert float(kept) < 0.99 * float(optax.tree.norm(grads))
+
+
+def test_any_optax_transformation_will_do():
+  pruner = pruning.no_pruning()
+  state = our_run(
+    some_params(), some_batches(3), None, 9, [0.0] * 3, optax.sgd(0.1), pruner
+  )
+  assert state.masks is None
+  params = some_params()
+  for rows in some_batches(3):
+    grads = jax.grad(loss_fn, has_aux=True)(params, rows)[0]
+    params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+    state.params,
+    params,
+  )
+
+
+@pytest.mark.parametrize('n', [2, 4])
+def test_accumulation_averages_gradients_and_metrics(n):
+  params, rows = some_params(), some_batches(1)[0]
+  tx, pruner = optax.sgd(0.1), pruning.no_pruning()
+  controls = step.Controls(np.float32(0), False, None)
+  whole, parts = (
+    step.make_train_step(loss_fn, tx, pruner, accumulation_steps=k)(
+      step.init_state(params, tx, pruner), rows, controls
+    )
+    for k in (1, n)
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole, parts
+  )
+
+
+def rates(steps=100, **changes):
+  config = {'peak_lr': 2.0, 'final_lr_fraction': 0.1, 'warmup_fraction': 0.1}
+  return optimizer_lib.learning_rates(Optimizer(**{**config, **changes}), steps)
+
+
+@pytest.mark.parametrize('name', ['cosine', 'linear', 'constant'])
+def test_warmup_is_linear_and_peaks_at_its_last_step(name):
+  np.testing.assert_allclose(
+    rates(schedule=name)[:10], 2.0 * np.arange(1, 11) / 10, rtol=1e-6
+  )
+
+
+def test_cosine_ends_at_its_final_fraction():
+  progress = np.arange(1, 91) / 90
+  cosine = 0.1 + 0.9 * (1 + np.cos(np.pi * progress)) / 2
+  np.testing.assert_allclose(
+    rates(schedule='cosine')[10:], 2.0 * cosine, rtol=1e-5
+  )
+
+
+def test_linear_ends_at_its_final_fraction():
+  line = 1 - 0.9 * np.arange(1, 91) / 90
+  np.testing.assert_allclose(rates(schedule='linear')[10:], 2 * line, rtol=1e-5)
+
+
+def test_warmup_stable_decay_stays_until_the_decay():
+  ours = rates(schedule='warmup_stable_decay', decay_fraction=0.3)
+  np.testing.assert_allclose(ours[9:70], 2.0, rtol=1e-6)
+  decay = 1 - 0.9 * np.arange(1, 31) / 30
+  np.testing.assert_allclose(ours[70:], 2 * decay, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'name', ['cosine', 'linear', 'constant', 'warmup_stable_decay']
+)
+@pytest.mark.parametrize('steps', [1, 2, 7])
+def test_short_runs_have_finite_positive_rates(name, steps):
+  ours = rates(steps, schedule=name)
+  assert ours.shape == (steps,)
+  assert (ours > 0).all() and (ours <= 2).all()
+
+
+@pytest.mark.parametrize('decay_norms', [False, True])
+def test_norm_scales_decay_only_if_asked(decay_norms):
+  tx = optimizer_lib.make_optimizer(Optimizer(decay_norms=decay_norms))
+  params = {'layers': {'norm': {'scale': jnp.ones((3, 4))}}}
+  zero = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = tx.update(zero, tx.init(params), params, learning_rate=1.0)
+  expected = -0.1 if decay_norms else 0.0
+  np.testing.assert_allclose(updates['layers']['norm']['scale'], expected)
+
+
+def test_no_clipping_if_asked():
+  tx = optimizer_lib.make_optimizer(Optimizer(clip_norm=0.0, weight_decay=0.0))
+  state = tx.init({'w': jnp.zeros(2)})
+  grads = {'w': jnp.array([300.0, 400.0])}
+  _, state = tx.update(grads, state, {'w': jnp.zeros(2)}, learning_rate=1.0)
+  np.testing.assert_allclose(state[1].mu['w'], [30.0, 40.0], rtol=1e-6)
+
+
+def test_unigram_loss_is_the_entropy_of_the_targets():
+  rows = np.array([[9, 0, 0, 1], [9, 0, 2, 0]])
+  p = np.array([4, 1, 1]) / 6
+  expected = -(p * np.log(p)).sum()
+  assert evaluate.unigram_loss(rows) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('batch_size', [1, 3, 4, 7, 10])
+def test_evaluation_counts_every_row_once_whatever_the_batch(batch_size):
+  rows = np.random.default_rng(0).integers(0, 5, size=(7, 9)).astype(np.int32)
+  table = jnp.asarray(np.random.default_rng(1).normal(size=(5, 5)), jnp.float32)
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  run = evaluate.make_evaluate(
+    lambda params, tokens: params[tokens],
+    rows,
+    batch_size,
+    params_sharding=here,
+    rows_sharding=here,
+    loss_sharding=here,
+  )
+  log_p = np.log(np.exp(table) / np.exp(table).sum(-1, keepdims=True))
+  expected = -log_p[rows[:, :-1], rows[:, 1:]].mean()
+  assert run(table) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+  'kind, peak',
+  [
+    ('NVIDIA H100 80GB HBM3', 989e12),
+    ('NVIDIA H100 PCIe', 756e12),
+    ('TPU v5 lite', 197e12),
+    ('TPU v5p', 459e12),
+    ('cpu', None),
+  ],
+)
+def test_peak_speed_by_device_name(kind, peak):
+  assert hardware.peak_flops(kind) == peak

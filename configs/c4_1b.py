@@ -3,15 +3,25 @@
   python -m jax_sparse_pretrain.train --config=configs/c4_1b.py \\
     --workdir=DIR --config.data.tokenizer_path=TOKENIZER.model
 
-Add `--plan` to print the numbers below and stop:
+Add `--plan` to print these numbers and stop:
 
-@@
+  Linear parameters    1,139,277,824  N of the dense model
+    average              789,374,319  N_avg, 69.3% of dense
+    at the end           569,638,912  50.0% of dense
+  All parameters       1,204,881,408
+
+  Steps                       72,163
+    pruned from               12,500  25.0% of compute
+    to                        47,150  75.0% of compute
+  Tokens             151,336,779,776  D, 2,097,152 a step
+  Compute                  7.168e+20  FLOPs, 6 N_avg D
+  H100 hours                   812.0  at 40 % of its peak
 
 Hours are model FLOPs / (40 % of a H100's dense bfloat16 peak of 989e12); on n
 of them, divide by n. Pruned weights are stored as zeros: they save none of it.
 
-Hyperparameters are the paper's (arXiv 2501.12486); this is the released
-run of 72,200 steps, to within one update period.
+Hyperparameters are the paper's (arXiv 2501.12486); this is the released run
+of 72,200 steps, to within one update period.
 """
 
 from ml_collections import ConfigDict
@@ -23,6 +33,7 @@ def get_config() -> ConfigDict:
   """What differs from the recipe in `jax_sparse_pretrain/config.py`."""
   config = ConfigDict(defaults())
   config.batch_size = 1024  # rows; x 2,048 = 2,097,152 tokens a step
+  config.accumulation_steps = 16  # 64 rows at a time: at most 64 devices
 
   config.model.n_layers = 16
   config.model.d_model = 2048

@@ -330,10 +330,6 @@ def _cross_checks(config: Config) -> Iterator[tuple[bool, str]]:
     f'{pruning.unit!r}',
   )
   yield (
-    data.tokenizer == 'bytes' or data.tokenizer_path != '',
-    f"data.tokenizer_path = '': must name the {data.tokenizer} model file",
-  )
-  yield (
     (data.source == 'stdlib') or data.path != '',
     f"data.path = '': must be set when data.source is {data.source!r}",
   )

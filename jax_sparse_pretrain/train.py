@@ -22,7 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command and returns its exit status."""
   args, overrides = _parser().parse_known_args(argv)
   try:
+    _require('--config', args.config)
     config = load_config(args.config, overrides)
+    if args.plan:
+      return _show_plan(config)
+    _require('--workdir', args.workdir)
     return _train(config, args)
   except config_lib.ConfigError as error:
     print(f'error: {error}', file=sys.stderr)
@@ -37,16 +41,24 @@ def _parser() -> argparse.ArgumentParser:
     epilog='Any key of the config: --config.SECTION.KEY=VALUE',
     allow_abbrev=False,
   )
+  parser.add_argument('--config', help='a file with get_config()')
+  parser.add_argument('--workdir', help='files of the run; needed to train')
   parser.add_argument(
-    '--config', required=True, help='a file with get_config()'
+    '--plan',
+    action='store_true',
+    help='print steps, tokens, compute and parameters of the run, and stop',
   )
-  parser.add_argument('--workdir', required=True, help='files of the run')
   parser.add_argument(
     '--fork',
     action='store_true',
     help="go on from the workdir's checkpoint under an altered config",
   )
   return parser
+
+
+def _require(name: str, value: str | None) -> None:
+  if not value:
+    raise config_lib.ConfigError(f'{name}: must be given; see --help')
 
 
 def load_config(path: str, overrides: Sequence[str]) -> config_lib.Config:
@@ -73,6 +85,13 @@ def _one_line(error: Exception) -> str:
   return ' '.join(str(error).split()) or type(error).__name__
 
 
+def _show_plan(config: config_lib.Config) -> int:
+  from jax_sparse_pretrain.training import report, setup
+
+  print(report.plan_table(config, setup.make_plan(config)))
+  return 0
+
+
 def _train(config: config_lib.Config, args: argparse.Namespace) -> int:
   # Imported here, so that --help and bad configs answer at once.
   from jax_sparse_pretrain.analysis import training_picture
@@ -83,11 +102,10 @@ def _train(config: config_lib.Config, args: argparse.Namespace) -> int:
   with StopRequest() as stop:
     files = workdir.open_workdir(args.workdir)
     experiment = setup.set_up(config)
-    workdir.check_same_run(files, experiment.resolved, args.fork)
+    changes = workdir.check_same_run(files, experiment.resolved, args.fork)
+    finished = None if changes else loop.finished_summary(files)
     try:
-      summary = loop.finished_summary(files) or loop.train(
-        experiment, files, stop
-      )
+      summary = finished or loop.train(experiment, files, stop, changes)
     except Stopped as stopped:
       print(stopped, file=sys.stderr)
       return EXIT_STOPPED
@@ -95,8 +113,7 @@ def _train(config: config_lib.Config, args: argparse.Namespace) -> int:
       print(f'error: {error}', file=sys.stderr)
       return EXIT_FAILED
   training_picture.save_training_picture(files.root)
-  print(report.end_of_run_table(summary))
-  print(f'\nFiles: {files.root}')
+  print(report.end_of_run_table(summary, files.root))
   return 0
 
 

@@ -50,8 +50,8 @@ def test_eight_devices_train_like_one():
   losses, nonzero, state = trained('one')
   other_losses, other_nonzero, other_state = trained('eight')
   # The sums of a step run in another order: float32 rounding, about 1e-7 of a
-  # loss near 5, grows over 30 steps and by the few weights below.
-  np.testing.assert_allclose(losses, other_losses, rtol=0, atol=2e-4)
+  # loss near 5, grows over 30 steps. Seen: 3e-6, and no weight swapped.
+  np.testing.assert_allclose(losses, other_losses, rtol=0, atol=5e-5)
   assert totals(nonzero) == totals(other_nonzero)
   # Weights within rounding of the threshold may swap; no others may.
   differing = sum(
@@ -59,7 +59,7 @@ def test_eight_devices_train_like_one():
     for n, m in state.masks.items()
   )
   n_weights = sum(m.size for m in state.masks.values())
-  assert differing <= 2e-3 * n_weights
+  assert differing <= 1e-3 * n_weights
 
 
 def test_uniform_counts_are_the_same_in_every_layer():
@@ -133,4 +133,4 @@ def test_accumulated_micro_batches_equal_the_whole_batch(mesh):
   losses, _, _ = trained(mesh)
   accumulated, _, _ = train(build(mesh, accumulation_steps=2))
   # Sums in another order, as between meshes.
-  np.testing.assert_allclose(losses, accumulated, rtol=0, atol=2e-4)
+  np.testing.assert_allclose(losses, accumulated, rtol=0, atol=5e-5)

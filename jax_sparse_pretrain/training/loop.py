@@ -2,12 +2,13 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from jax_sparse_pretrain import history
+from jax_sparse_pretrain.config import ConfigError
 from jax_sparse_pretrain.training import sinks as sinks_lib
 from jax_sparse_pretrain.training import workdir as workdir_lib
 from jax_sparse_pretrain.training.checkpoint import Checkpoints
@@ -36,9 +37,18 @@ class Hook(NamedTuple):
 
 
 def train(
-  experiment: Experiment, workdir: workdir_lib.Workdir, stop: StopRequest
+  experiment: Experiment,
+  workdir: workdir_lib.Workdir,
+  stop: StopRequest,
+  changes: Sequence[str] = (),
 ) -> Summary:
   """Trains to the end, from the newest checkpoint of `workdir` if it has one.
+
+  Args:
+    experiment: the run.
+    workdir: its files.
+    stop: polled after every step.
+    changes: what a fork alters, for the record.
 
   Returns:
     What `summary.json` holds.
@@ -50,7 +60,7 @@ def train(
   # Grain's prefetch thread must not outlive the run: at interpreter exit it
   # would take the process down.
   with contextlib.closing(experiment.batches):
-    run = _Run(experiment, workdir)
+    run = _Run(experiment, workdir, changes)
     with contextlib.closing(run):
       return run.to_the_end(stop)
 
@@ -58,7 +68,12 @@ def train(
 class _Run:
   """The parts of a run in motion: what hooks share."""
 
-  def __init__(self, experiment: Experiment, workdir: workdir_lib.Workdir):
+  def __init__(
+    self,
+    experiment: Experiment,
+    workdir: workdir_lib.Workdir,
+    changes: Sequence[str],
+  ):
     self.experiment = experiment
     self.workdir = workdir
     self.config = experiment.config
@@ -78,7 +93,8 @@ class _Run:
       )
       experiment.batches.set_state(restored.data)
     self.eval_loss: float | None = carried.get('eval_loss')
-    self._rewind_files()
+    self._check_length()
+    self._rewind_files(changes)
     self.sinks = self._open_sinks()
     self.progress = self._open_progress()
     self.meter = Meter(
@@ -90,11 +106,20 @@ class _Run:
       writes_history=self.is_writer,
     )
 
-  def _rewind_files(self) -> None:
+  def _check_length(self) -> None:
+    if self.start > self.steps:
+      raise ConfigError(
+        f'duration = {self.steps} steps: must be at least the {self.start} '
+        f'that the checkpoint in {self.workdir.root} has finished'
+      )
+
+  def _rewind_files(self, changes: Sequence[str]) -> None:
     """Files on disk go back to the checkpoint; what follows is redone."""
     if not self.is_writer:
       return
-    workdir_lib.write_json(self.workdir.config, self.experiment.resolved)
+    workdir_lib.write_config(
+      self.workdir, self.experiment.resolved, self.start, list(changes)
+    )
     if self.start:
       history.truncate(self.workdir.history, self.start)
     else:

@@ -1,10 +1,13 @@
-"""The table at the end of a run."""
+"""Tables for a person: the plan of a run and its outcome."""
 
 import os
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from jax_sparse_pretrain.training import progress
+from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain import schedule as schedule_lib
+from jax_sparse_pretrain.model import counts
+from jax_sparse_pretrain.training import hardware, progress
 
 WIDTH = 80  # columns
 
@@ -32,11 +35,51 @@ def end_of_run_table(
     Line(),
     *_compute_lines(summary),
   ]
-  table = [_laid_out(line, lines) for line in lines]
-  title = _title(summary)
-  rule = '-' * max(map(len, [title, *table]))
   files = [] if workdir is None else _folded(f'Files: {workdir}')
-  return '\n'.join([title, rule, *table, rule, *files])
+  return '\n'.join([_table(_title(summary), lines), *files])
+
+
+def plan_table(config: config_lib.Config, plan: schedule_lib.Plan) -> str:
+  """What a run will be and cost, from its config alone.
+
+  Hours are those of one H100 at 40 % of its dense bfloat16 peak. Hardware
+  computes the pruned weights too, so they are those of a dense model.
+  """
+  return _table('Plan', list(_plan_lines(config, plan)))
+
+
+def _plan_lines(config, plan) -> Iterator[Line]:
+  model, schedule = config.model, plan.schedule
+  linear = counts.linear_parameters(model)
+  tokens = plan.steps * config.tokens_per_step
+  average = plan.mean_density * linear
+  yield Line('Linear parameters', f'{linear:,}', 'N of the dense model')
+  if schedule.sparsity:
+    share = f'{plan.mean_density:.1%} of dense'
+    yield Line('  average', f'{average:,.0f}', f'N_avg, {share}')
+    end = linear * (1 - schedule.sparsity)
+    yield Line('  at the end', f'{end:,.0f}', f'{end / linear:.1%} of dense')
+  yield Line('All parameters', f'{counts.total_parameters(model):,}')
+  yield Line()
+  yield Line('Steps', f'{plan.steps:,}')
+  if schedule.sparsity:
+    start, end = plan.compute_fractions
+    yield Line(
+      '  pruned from', f'{schedule.start:,}', f'{start:.1%} of compute'
+    )
+    yield Line('  to', f'{schedule.end:,}', f'{end:.1%} of compute')
+  yield Line('Tokens', f'{tokens:,}', f'D, {config.tokens_per_step:,} a step')
+  yield Line('Compute', f'{6 * average * tokens:.3e}', 'FLOPs, 6 N_avg D')
+  executed = tokens * counts.flops_per_token(model, linear)
+  hours = executed / (0.4 * hardware.PEAK_FLOPS['H100']) / 3600
+  text = 'below 0.1' if hours < 0.1 else f'{hours:,.1f}'
+  yield Line('H100 hours', text, 'at 40 % of its peak')
+
+
+def _table(title: str, lines: list[Line]) -> str:
+  rows = [_laid_out(line, lines) for line in lines]
+  rule = '-' * max(map(len, [title, *rows]))
+  return '\n'.join([title, rule, *rows, rule])
 
 
 def _title(summary: Mapping) -> str:

@@ -56,19 +56,22 @@ def open_workdir(path: str) -> Workdir:
   return Workdir(root)
 
 
-def check_same_run(workdir: Workdir, resolved: dict, fork: bool) -> None:
+def check_same_run(workdir: Workdir, resolved: dict, fork: bool) -> list[str]:
   """Refuses to continue a run under a config that alters it.
 
   Args:
     workdir: of the run.
-    resolved: what `write_config` writes: `config` and `corpus`.
+    resolved: what `config.json` is to hold: `config` and `corpus`.
     fork: whether the user asked for a fork.
+
+  Returns:
+    The alterations of a fork, `key: old -> new`.
 
   Raises:
     ConfigError: naming the keys that differ.
   """
   if not workdir.config.exists():
-    return
+    return []
   try:
     before = json.loads(workdir.config.read_text())
     changes = config_lib.alterations(before['config'], resolved['config'])
@@ -84,6 +87,19 @@ def check_same_run(workdir: Workdir, resolved: dict, fork: bool) -> None:
       f'{"; ".join(changes)}. Use another workdir, or --fork to go on from '
       'its checkpoint under the new config'
     )
+  return changes
+
+
+def write_config(
+  workdir: Workdir, resolved: dict, step: int, changes: list[str]
+) -> None:
+  """Writes `config.json`; every fork adds to its list of `forks`."""
+  forks = []
+  if step and workdir.config.exists():
+    forks = json.loads(workdir.config.read_text()).get('forks', [])
+  if step and changes:
+    forks.append({'step': step, 'changes': changes})
+  write_json(workdir.config, {**resolved, 'forks': forks})
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from matplotlib import patches
+from matplotlib import patches, path, transforms
 from PIL import Image
 
 from jax_sparse_pretrain import history
@@ -88,6 +88,15 @@ def test_losses_are_drawn_over_tokens(tmp_path):
   np.testing.assert_allclose(train.get_ydata(), 2 + 3 / np.arange(1, 101))
   assert list(evaluation.get_xydata()[:, 0]) == [3200, 6400]
   np.testing.assert_allclose(evaluation.get_ydata(), [2.06, 2.03])
+
+
+def test_the_last_marker_is_not_cut_in_half(tmp_path):
+  figure = plot(tmp_path, SPARSE)
+  _, evaluation, *_ = figure.axes[0].lines
+  figure.canvas.draw()
+  last = figure.axes[0].transData.transform(evaluation.get_xydata()[-1])
+  radius = evaluation.get_markersize() / 2 * figure.dpi / 72
+  assert last[0] + radius <= figure.axes[0].bbox.x1
 
 
 def test_phases_reach_from_the_first_change_to_the_last(tmp_path):
@@ -189,9 +198,9 @@ def test_the_unigram_baseline_is_drawn_if_it_fits(
 
 
 def test_numbers_that_are_missing_are_left_out(tmp_path):
-  losses = {1: 2.5, 50: None, 60: float('nan'), 100: 2.0}
+  losses = {1: 2.5, 50: None, 60: float('nan'), 100: 0.0}
   figure = plot(tmp_path, SPARSE, losses=losses)
-  assert list(figure.axes[0].lines[0].get_ydata()) == [2.5, 2.0]
+  assert list(figure.axes[0].lines[0].get_ydata()) == [2.5, 0.0]
 
 
 def test_a_run_of_one_step_without_a_summary_can_be_drawn(tmp_path):
@@ -200,21 +209,40 @@ def test_a_run_of_one_step_without_a_summary_can_be_drawn(tmp_path):
   assert training_picture.save_training_picture(tmp_path).exists()
 
 
-@pytest.mark.parametrize(
-  'counts',
-  [
-    {0: N},
-    SPARSE,
-    {0: 1000, 25: 900, 75: 800},
-    {0: 900, 5: 500, 10: 100, 15: 30},
-    {0: 1000, 2: 400},
-  ],
-)
-@pytest.mark.parametrize('unigram', [0.5, 2.03, 2.6, 7.42])
+COUNTS = [
+  {0: N},
+  SPARSE,
+  {0: 1000, 25: 900, 75: 800},
+  {0: 900, 5: 500, 10: 100, 15: 30},
+  {0: 900, 5: 700, 10: 600, 15: 500},
+  {0: 1000, 2: 400},
+]
+
+
+# The panels do not depend on each other.
+CROWDED = [(counts, 2.6) for counts in COUNTS]
+CROWDED += [(SPARSE, unigram) for unigram in (0.5, 2.03, 7.42)]
+
+
+def curves(axes):
+  """The paths of data and of reference lines, in pixels."""
+  for line in axes.lines:
+    yield line.get_transform().transform(line.get_xydata())
+  for patch in axes.patches:
+    if isinstance(patch, patches.StepPatch):
+      yield axes.transData.transform(patch.get_path().vertices)
+
+
+def covers(box, points):
+  """Whether the path through `points` (pixels) enters the box."""
+  return path.Path(points).intersects_bbox(box, filled=False)
+
+
+@pytest.mark.parametrize(('counts', 'unigram'), CROWDED)
 def test_no_text_is_clipped_or_covers_another(tmp_path, counts, unigram):
   figure = plot(tmp_path, counts, unigram=unigram)
   figure.canvas.draw()
-  words = [figure._suptitle, *figure.axes[0].get_legend().get_texts()]
+  words = [*figure.texts, *figure.axes[0].get_legend().get_texts()]
   for axes in figure.axes:
     words += [*axes.texts, axes.xaxis.label, axes.yaxis.label]
   boxes = [word.get_window_extent() for word in words if word.get_text()]
@@ -223,6 +251,18 @@ def test_no_text_is_clipped_or_covers_another(tmp_path, counts, unigram):
     assert box.x0 >= 0 and box.y0 >= 0
     assert box.x1 <= width and box.y1 <= height
     assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+@pytest.mark.parametrize(('counts', 'unigram'), CROWDED)
+def test_no_text_covers_a_curve(tmp_path, counts, unigram):
+  figure = plot(tmp_path, counts, unigram=unigram)
+  figure.canvas.draw()
+  for axes in figure.axes:
+    words = [axes.get_legend(), *axes.texts]
+    for word in filter(None, words):
+      # What lies outside the axes is not drawn.
+      box = transforms.Bbox.intersection(word.get_window_extent(), axes.bbox)
+      assert box is None or not any(covers(box, x) for x in curves(axes)), word
 
 
 def test_the_picture_is_saved_at_the_width_of_a_readme(tmp_path):
@@ -234,25 +274,27 @@ def test_the_picture_is_saved_at_the_width_of_a_readme(tmp_path):
 
 
 def test_a_dollar_in_the_name_is_not_mathematics(tmp_path):
-  workdir = tmp_path / 'lr_$x^'
+  workdir = tmp_path / 'lr_$x^$'
   workdir.mkdir()
   training_picture.save_training_picture(write_run(workdir, SPARSE))
 
 
 def test_a_line_being_written_is_ignored_and_a_bad_one_named(tmp_path):
   write_run(tmp_path, SPARSE)
-  path = tmp_path / 'metrics.jsonl'
-  with open(path, 'a') as file:
+  metrics = tmp_path / 'metrics.jsonl'
+  with open(metrics, 'a') as file:
     file.write('{"step": 10')
   training_picture.read_run(tmp_path)
-  path.write_text('{"step": 1, "tokens": 64}\n{"step": 2}\n')
+  metrics.write_text('{"step": 1, "tokens": 64}\n{"step": 2}\n')
   with pytest.raises(ValueError, match=r'metrics\.jsonl, line 2'):
     training_picture.read_run(tmp_path)
 
 
-def test_a_run_without_a_logged_step_is_refused(tmp_path):
+@pytest.mark.parametrize('text', ['', '{"step": 0, "tokens": 0}\n'])
+def test_a_run_without_a_finished_step_is_refused(tmp_path, text):
   write_run(tmp_path, SPARSE)
-  (tmp_path / 'metrics.jsonl').write_text('')
+  (tmp_path / 'metrics.jsonl').write_text(text)
+  (tmp_path / 'summary.json').unlink()
   with pytest.raises(ValueError, match='no step has been logged yet'):
     training_picture.plot_training(tmp_path)
 

@@ -88,12 +88,13 @@ def read_run(workdir: pathlib.Path) -> Run:
   """The files of a run, finished or not. Errors as in `plot_training`."""
   rows = _read_metrics(workdir / 'metrics.jsonl')
   past = history.read(workdir / 'mask_history.jsonl')
-  if not rows or not past.rows:
-    raise ValueError(f'{workdir}: no step has been logged yet')
   summary = _read_summary(workdir / 'summary.json')
   # Each file of an unfinished run may be ahead of the others.
-  steps = max(rows[-1]['step'], summary.get('steps', 0))
+  logged = [row['step'] for row in rows]
+  steps = max([*logged, summary.get('steps', 0)])
   done = [row for row in past.rows if row.step < steps]
+  if not logged or not done:
+    raise ValueError(f'{workdir}: no step has been logged yet')
   return Run(
     name=workdir.resolve().name,
     train=_series(rows, 'train_loss'),
@@ -127,7 +128,9 @@ def _read_summary(path: pathlib.Path) -> Mapping:
 
 
 def _series(rows: Sequence[Mapping], name: str) -> Series:
-  present = [row for row in rows if np.isfinite(row.get(name) or np.nan)]
+  present = [
+    row for row in rows if row.get(name) is not None and np.isfinite(row[name])
+  ]
   return Series(
     np.array([row['tokens'] for row in present], dtype=np.int64),
     np.array([row[name] for row in present], dtype=np.float64),

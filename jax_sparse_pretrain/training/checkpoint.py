@@ -4,7 +4,6 @@ Checkpoint k holds the state after k finished steps, the position in the data,
 and the little that the loop carries along.
 """
 
-import logging
 import pathlib
 import shutil
 import warnings
@@ -138,8 +137,3 @@ class Checkpoints:
 def _first_line(error: Exception) -> str:
   text = str(error).strip()
   return text.splitlines()[0][:200] if text else type(error).__name__
-
-
-def quiet() -> None:
-  """Orbax tells of every save; a training run shows its own progress."""
-  logging.getLogger('absl').setLevel(logging.ERROR)

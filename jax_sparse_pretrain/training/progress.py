@@ -89,7 +89,7 @@ class Progress:
       initial=self._step,
       file=self._stream,
       dynamic_ncols=True,
-      miniters=1,
+      miniters=1,  # tqdm would guess, from steps of the past
       bar_format=self._bar_format(),
     )
 

@@ -20,7 +20,7 @@ setup(
     'array-record>=0.8',
     'flax>=0.12,<0.13',
     'grain>=0.2.14,<0.3',
-    'matplotlib>=3.9',
+    'matplotlib>=3.10.8',
     'ml-collections>=1.0,<2',
     'numpy>=2.0',
     'optax>=0.2.6,<0.3',

@@ -9,6 +9,7 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from absl import flags
 from ml_collections import config_flags
@@ -20,8 +21,8 @@ EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED = 1, 2, 75
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command and returns its exit status."""
-  args, overrides = _parser().parse_known_args(argv)
   try:
+    args, overrides = _parser().parse_known_args(argv)
     _require('--config', args.config)
     config = load_config(args.config, overrides)
     if args.plan:
@@ -33,8 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_BAD_INPUT
 
 
+class _Parser(argparse.ArgumentParser):
+  def error(self, message: str) -> NoReturn:
+    raise config_lib.ConfigError(f'{message}; see --help')
+
+
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
     prog='python -m jax_sparse_pretrain.train',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -74,11 +80,12 @@ def load_config(path: str, overrides: Sequence[str]) -> config_lib.Config:
   config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
   try:
     rest = values(argv)[1:]
+    loaded = values.config.to_dict()
   except Exception as error:  # The file is the user's code: it may do anything.
     raise config_lib.ConfigError(f'--config: {_one_line(error)}') from error
   if rest:
     raise config_lib.ConfigError(f'{rest[0]}: is not an argument; see --help')
-  return config_lib.from_dict(values.config.to_dict())
+  return config_lib.from_dict(loaded)
 
 
 def _one_line(error: Exception) -> str:
@@ -86,9 +93,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _show_plan(config: config_lib.Config) -> int:
-  from jax_sparse_pretrain.training import report, setup
+  from jax_sparse_pretrain.training import recipe, report
 
-  print(report.plan_table(config, setup.make_plan(config)))
+  print(report.plan_table(config, recipe.make_plan(config)))
   return 0
 
 
@@ -103,7 +110,9 @@ def _train(config: config_lib.Config, args: argparse.Namespace) -> int:
     files = workdir.open_workdir(args.workdir)
     experiment = setup.set_up(config)
     changes = workdir.check_same_run(files, experiment.resolved, args.fork)
-    finished = None if changes else loop.finished_summary(files)
+    finished = (
+      None if changes else loop.finished_summary(files, experiment.plan.steps)
+    )
     try:
       summary = finished or loop.train(experiment, files, stop, changes)
     except Stopped as stopped:

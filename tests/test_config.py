@@ -8,7 +8,7 @@ import pytest
 from jax_sparse_pretrain import config, train
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.train import load_config
-from jax_sparse_pretrain.training import setup
+from jax_sparse_pretrain.training import recipe
 
 CONFIGS = sorted(
   (pathlib.Path(__file__).parents[1] / 'configs').glob('*.py'),
@@ -19,7 +19,7 @@ SMOKE = str(next(path for path in CONFIGS if path.stem == 'smoke'))
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_is_valid_and_can_be_planned(path):
-  assert setup.make_plan(load_config(str(path), [])).steps > 0
+  assert recipe.make_plan(load_config(str(path), [])).steps > 0
 
 
 # Section 2 of the paper's released code: linear and all parameters.
@@ -116,7 +116,7 @@ def test_a_schedule_that_does_not_fit_the_run_is_refused():
     ],
   )
   with pytest.raises(config.ConfigError, match='pruning.*step 500'):
-    setup.make_plan(loaded)
+    recipe.make_plan(loaded)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_durations_in_any_unit(value, unit, steps):
     SMOKE,
     [f'--config.duration.value={value}', f'--config.duration.unit={unit}'],
   )
-  assert setup.make_plan(loaded).steps == pytest.approx(steps, abs=5)
+  assert recipe.make_plan(loaded).steps == pytest.approx(steps, abs=5)
 
 
 @pytest.mark.parametrize('name', PAPER)

@@ -14,7 +14,8 @@ PACKAGE = ROOT / 'jax_sparse_pretrain'
 ALLOWED = {
   'schedule': set(),
   'history': set(),
-  'config': set(),
+  'schema': set(),
+  'config': {'schema'},
   'sharding': {'config'},
   'model': {'config', 'model'},
   'pruning': {'schedule', 'pruning'},
@@ -23,7 +24,7 @@ ALLOWED = {
   'training/step.py': {'pruning'},
   'training/loss.py': set(),
 }
-ONLY_NUMPY = ('schedule', 'history', 'config')
+ONLY_NUMPY = ('schedule', 'history', 'schema', 'config')
 NO_JAX = ('schedule', 'history', 'config', 'analysis', 'model/counts.py')
 
 

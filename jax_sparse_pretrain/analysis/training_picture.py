@@ -4,11 +4,10 @@ Reads the files of a run and nothing else, so it can be drawn while the run is
 going on, and without jax.
 """
 
-import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib import patheffects
@@ -16,44 +15,19 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from jax_sparse_pretrain import history
+from jax_sparse_pretrain.analysis.run import (
+  Phase,
+  Run,
+  change_steps,
+  phases,
+  read_run,
+)
 
 # From the palette of Okabe and Ito, which the colour-blind can tell apart.
 BLUE, SKY, VERMILION, ORANGE = '#0072b2', '#56b4e9', '#b04a00', '#e69f00'
 PALE_BLUE, INK, GREY = '#7db3d8', '#333333', '#6b6b6b'
 PHASE_COLOURS = {'dense': 'white', 'pruning': ORANGE, 'recovery': SKY}
 HALO = (patheffects.withStroke(linewidth=2.5, foreground='white'),)
-
-
-class Series(NamedTuple):
-  """A metric over tokens; missing values are left out."""
-
-  tokens: np.ndarray
-  values: np.ndarray
-
-
-class Phase(NamedTuple):
-  """A span of tokens."""
-
-  name: str
-  start: int
-  end: int
-
-
-class Run(NamedTuple):
-  """What the picture shows; counts of linear parameters, loss in nats."""
-
-  name: str
-  train: Series
-  evaluation: Series
-  unigram_loss: float | None
-  past: history.History
-  steps: int
-  completed: bool
-
-  @property
-  def tokens(self) -> int:
-    return self.steps * self.past.header.tokens_per_step
 
 
 def plot_training(workdir: os.PathLike | str) -> Figure:
@@ -82,96 +56,6 @@ def save_training_picture(workdir: os.PathLike | str) -> pathlib.Path:
   plot_training(workdir).savefig(temporary, format='png')
   temporary.replace(path)
   return path
-
-
-def read_run(workdir: pathlib.Path) -> Run:
-  """The files of a run, finished or not. Errors as in `plot_training`."""
-  rows = _read_metrics(workdir / 'metrics.jsonl')
-  past = history.read(workdir / 'mask_history.jsonl')
-  summary = _read_summary(workdir / 'summary.json')
-  # Each file of an unfinished run may be ahead of the others.
-  logged = [row['step'] for row in rows]
-  steps = max([*logged, summary.get('steps', 0)])
-  done = [row for row in past.rows if row.step < steps]
-  if not logged or not done:
-    raise ValueError(f'{workdir}: no step has been logged yet')
-  return Run(
-    name=workdir.resolve().name,
-    train=_series(rows, 'train_loss'),
-    evaluation=_series(rows, 'eval_loss'),
-    unigram_loss=summary.get('unigram_loss'),
-    past=history.History(past.header, done),
-    steps=steps,
-    completed=summary.get('completed', False),
-  )
-
-
-def _read_metrics(path: pathlib.Path) -> list[dict]:
-  # What follows the last newline is nothing, or a line being written.
-  lines = path.read_text().split('\n')[:-1]
-  return [
-    _parse(line, f'{path}, line {number}')
-    for number, line in enumerate(lines, start=1)
-  ]
-
-
-def _parse(line: str, where: str) -> dict:
-  try:
-    row = json.loads(line)
-    return {'step': int(row['step']), 'tokens': int(row['tokens']), **row}
-  except (KeyError, TypeError, ValueError) as error:
-    raise ValueError(f'{where}: no step and tokens: {error!r}') from None
-
-
-def _read_summary(path: pathlib.Path) -> Mapping:
-  return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _series(rows: Sequence[Mapping], name: str) -> Series:
-  present = [
-    row for row in rows if row.get(name) is not None and np.isfinite(row[name])
-  ]
-  return Series(
-    np.array([row['tokens'] for row in present], dtype=np.int64),
-    np.array([row[name] for row in present], dtype=np.float64),
-  )
-
-
-def phases(run: Run) -> list[Phase]:
-  """Dense, pruning, recovery; empty for a run that never pruned.
-
-  Pruning lasts from the first change of the count to the last. An unfinished
-  run counts as pruning until it has gone without a change for longer than
-  ever before.
-  """
-  changes = _change_steps(run.past)
-  if not changes:
-    return []
-  first, last, end = changes[0], changes[-1], run.steps
-  longest_gap = max(np.diff(changes), default=0)
-  if not run.completed and end - last <= longest_gap:
-    last = end
-  bounds = {
-    'dense': (0, first),
-    'pruning': (first, last),
-    'recovery': (last, end),
-  }
-  scale = run.past.header.tokens_per_step
-  return [
-    Phase(name, start * scale, stop * scale)
-    for name, (start, stop) in bounds.items()
-    if stop > start
-  ]
-
-
-def _change_steps(past: history.History) -> list[int]:
-  before = past.header.linear_parameters
-  changes = []
-  for row in past.rows:
-    if row.nonzero != before:
-      changes.append(row.step)
-    before = row.nonzero
-  return changes
 
 
 def loss_limits(run: Run) -> tuple[float, float]:
@@ -255,7 +139,7 @@ def _plot_counts(axes: Axes, run: Run) -> None:
   )
   axes.set_ylim(0, 1.2 * header.linear_parameters)
   axes.set_ylabel('nonzero linear parameters')
-  if _change_steps(run.past):
+  if change_steps(run.past):
     _label_counts(axes, run)
   else:
     text = f'N = N_avg = {human(header.linear_parameters)}'

@@ -217,9 +217,13 @@ class _Run:
     self.checkpoints.close()
 
 
-def finished_summary(workdir: workdir_lib.Workdir) -> Summary | None:
-  """The summary of a run that is complete, or None."""
+def finished_summary(
+  workdir: workdir_lib.Workdir, steps: int
+) -> Summary | None:
+  """The summary of a run of `steps` steps that is complete, or None."""
   if not workdir.summary.exists():
     return None
   summary = json.loads(workdir.summary.read_text())
-  return summary if summary['completed'] else None
+  # A fork that goes on beyond the end starts with the summary of before.
+  is_finished = summary['completed'] and summary['steps'] == steps
+  return summary if is_finished else None

@@ -25,6 +25,7 @@ from jax_sparse_pretrain.model.decoder import Decoder
 from jax_sparse_pretrain.training import evaluate as evaluate_lib
 from jax_sparse_pretrain.training import loss as loss_lib
 from jax_sparse_pretrain.training import optimizer as optimizer_lib
+from jax_sparse_pretrain.training import recipe
 from jax_sparse_pretrain.training import step as step_lib
 
 _VERSIONED = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain')
@@ -99,14 +100,14 @@ def set_up(config: Config, devices=None) -> Experiment:
   Raises:
     ConfigError: for input that cannot work, naming the key.
   """
-  plan = make_plan(config)
+  plan = recipe.make_plan(config)
   mesh = sharding.make_mesh(config.mesh, devices)
   sharding.check_batch(config, mesh)
   model = Decoder(config.model, sharding.constrain_to(mesh))
   boxed = _abstract_params(model, config)
   kernels = find_kernels(boxed)
   tx = optimizer_lib.make_optimizer(config.optimizer)
-  pruner = make_pruner(config, kernels)
+  pruner = recipe.make_pruner(config, kernels)
 
   params_sharding = sharding.parameter_shardings(mesh, boxed)
   init = _make_init(model, config, tx, pruner)
@@ -124,6 +125,17 @@ def set_up(config: Config, devices=None) -> Experiment:
     n_rows=config.evaluation.rows,
     context_length=config.model.context_length,
   )
+  evaluation_batch = _evaluation_batch(config, mesh)
+  batches = data_lib.train_batches(
+    corpus.train,
+    tokenizer,
+    batch_size=config.batch_size,
+    context_length=config.model.context_length,
+    streams=config.n_streams,
+    seed=config.seed,
+    prefetch=config.data.prefetch,
+    rows=sharding.local_rows(by_row, config.batch_size),
+  )
 
   def apply(params, tokens):
     return model.apply({'params': params}, tokens)
@@ -134,6 +146,7 @@ def set_up(config: Config, devices=None) -> Experiment:
     pruner,
     accumulation_steps=config.accumulation_steps,
   )
+  # Compiles; all that may be wrong with the input has been found by now.
   learning_rates = optimizer_lib.learning_rates(config.optimizer, plan.steps)
   return Experiment(
     config=config,
@@ -150,51 +163,22 @@ def set_up(config: Config, devices=None) -> Experiment:
       donate_argnums=0,
     ),
     count_nonzero=_make_count(kernels, abstract.masks, everywhere),
-    controls=_make_controls(plan, pruner, learning_rates),
+    controls=recipe.make_controls(plan, pruner, learning_rates),
     learning_rates=learning_rates,
-    batches=data_lib.train_batches(
-      corpus.train,
-      tokenizer,
-      batch_size=config.batch_size,
-      context_length=config.model.context_length,
-      streams=config.n_streams,
-      seed=config.seed,
-      prefetch=config.data.prefetch,
-      rows=sharding.local_rows(by_row, config.batch_size),
-    ),
+    batches=batches,
     to_devices=functools.partial(
       jax.make_array_from_process_local_data, by_row
     ),
     evaluate=evaluate_lib.make_evaluate(
       apply,
       rows,
-      _evaluation_batch(config, mesh),
+      evaluation_batch,
       params_sharding=params_sharding,
       rows_sharding=by_row,
       loss_sharding=everywhere,
     ),
     unigram_loss=evaluate_lib.unigram_loss(rows),
   )
-
-
-def make_plan(config: Config) -> schedule_lib.Plan:
-  """Durations and fractions of the config -> whole steps."""
-  value, unit = config.duration.value, config.duration.unit
-  if unit == 'tokens':
-    value, unit = max(1, round(value / config.tokens_per_step)), 'steps'
-  pruned = config.pruning
-  try:
-    return schedule_lib.plan(
-      shape=pruned.schedule,
-      sparsity=pruned.sparsity,
-      start=pruned.start,
-      end=pruned.end,
-      unit=pruned.unit,
-      every=pruned.every,
-      **{unit: value},
-    )
-  except ValueError as error:
-    raise ConfigError(f'pruning and duration do not fit: {error}') from None
 
 
 def find_kernels(boxed: Any) -> dict[str, pruning.Kernel]:
@@ -210,18 +194,10 @@ def find_kernels(boxed: Any) -> dict[str, pruning.Kernel]:
   }
 
 
-def make_pruner(
-  config: Config, kernels: Mapping[str, pruning.Kernel]
-) -> pruning.Pruner:
-  if config.pruning.sparsity == 0:
-    return pruning.no_pruning()
-  distribution = pruning.DISTRIBUTIONS[config.pruning.distribution]
-  return pruning.magnitude_pruner(kernels, distribution)
-
-
 def _abstract_params(model: Decoder, config: Config) -> Any:
+  key = jax.eval_shape(lambda: jax.random.key(0))
   tokens = jax.ShapeDtypeStruct((1, config.model.context_length), np.int32)
-  return jax.eval_shape(model.init, jax.random.key(0), tokens)['params']
+  return jax.eval_shape(model.init, key, tokens)['params']
 
 
 def _make_init(model, config: Config, tx, pruner):
@@ -264,28 +240,6 @@ def _make_count(kernels, masks, everywhere) -> Callable:
     return lambda masks: dense
   count = functools.partial(pruning.count_nonzero, kernels=kernels)
   return jax.jit(count, out_shardings=everywhere)
-
-
-def _make_controls(
-  plan: schedule_lib.Plan, pruner: pruning.Pruner, learning_rates: np.ndarray
-) -> Callable[[int], step_lib.Controls]:
-  schedule = plan.schedule
-  budgets = {
-    int(step): pruner.budget_for(float(kept))
-    for step, kept in zip(
-      schedule.update_steps, schedule.kept_fractions, strict=True
-    )
-  }
-  unused = budgets[schedule.end]
-
-  def controls(step: int) -> step_lib.Controls:
-    return step_lib.Controls(
-      learning_rate=learning_rates[step],
-      prune=np.bool_(step in budgets),
-      budget=budgets.get(step, unused),
-    )
-
-  return controls
 
 
 def _header(

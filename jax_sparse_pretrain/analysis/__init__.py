@@ -1,0 +1,1 @@
+"""What runs say, read from their files alone. Never imports jax."""

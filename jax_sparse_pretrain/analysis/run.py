@@ -1,0 +1,138 @@
+"""One run, read from the files of its workdir."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_sparse_pretrain import history
+
+
+class Series(NamedTuple):
+  """A metric over tokens; missing values are left out."""
+
+  tokens: np.ndarray
+  values: np.ndarray
+
+
+class Phase(NamedTuple):
+  """A span of tokens."""
+
+  name: str
+  start: int
+  end: int
+
+
+class Run(NamedTuple):
+  """Metrics and mask history; losses in nats."""
+
+  name: str
+  train: Series
+  evaluation: Series
+  unigram_loss: float | None
+  past: history.History
+  steps: int
+  completed: bool
+
+  @property
+  def tokens(self) -> int:
+    return self.steps * self.past.header.tokens_per_step
+
+
+def read_run(workdir: pathlib.Path) -> Run:
+  """The files of a run, finished or not.
+
+  Raises:
+    FileNotFoundError: if the run has no metrics or no mask history.
+    ValueError: for a malformed line, naming it, and for a run that has not
+      logged a step yet.
+  """
+  rows = _read_metrics(workdir / 'metrics.jsonl')
+  past = history.read(workdir / 'mask_history.jsonl')
+  summary = _read_summary(workdir / 'summary.json')
+  # Each file of an unfinished run may be ahead of the others.
+  logged = [row['step'] for row in rows]
+  steps = max([*logged, summary.get('steps', 0)])
+  done = [row for row in past.rows if row.step < steps]
+  if not logged or not done:
+    raise ValueError(f'{workdir}: no step has been logged yet')
+  return Run(
+    name=workdir.resolve().name,
+    train=_series(rows, 'train_loss'),
+    evaluation=_series(rows, 'eval_loss'),
+    unigram_loss=summary.get('unigram_loss'),
+    past=history.History(past.header, done),
+    steps=steps,
+    completed=summary.get('completed', False),
+  )
+
+
+def _read_metrics(path: pathlib.Path) -> list[dict]:
+  # What follows the last newline is nothing, or a line being written.
+  lines = path.read_text().split('\n')[:-1]
+  return [
+    _parse(line, f'{path}, line {number}')
+    for number, line in enumerate(lines, start=1)
+  ]
+
+
+def _parse(line: str, where: str) -> dict:
+  try:
+    row = json.loads(line)
+    return {'step': int(row['step']), 'tokens': int(row['tokens']), **row}
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(f'{where}: no step and tokens: {error!r}') from None
+
+
+def _read_summary(path: pathlib.Path) -> Mapping:
+  return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _series(rows: Sequence[Mapping], name: str) -> Series:
+  present = [
+    row for row in rows if row.get(name) is not None and np.isfinite(row[name])
+  ]
+  return Series(
+    np.array([row['tokens'] for row in present], dtype=np.int64),
+    np.array([row[name] for row in present], dtype=np.float64),
+  )
+
+
+def phases(run: Run) -> list[Phase]:
+  """Dense, pruning, recovery; empty for a run that never pruned.
+
+  Pruning lasts from the first change of the count to the last. An unfinished
+  run counts as pruning until it has gone without a change for longer than
+  ever before.
+  """
+  changes = change_steps(run.past)
+  if not changes:
+    return []
+  first, last, end = changes[0], changes[-1], run.steps
+  longest_gap = max(np.diff(changes), default=0)
+  if not run.completed and end - last <= longest_gap:
+    last = end
+  bounds = {
+    'dense': (0, first),
+    'pruning': (first, last),
+    'recovery': (last, end),
+  }
+  scale = run.past.header.tokens_per_step
+  return [
+    Phase(name, start * scale, stop * scale)
+    for name, (start, stop) in bounds.items()
+    if stop > start
+  ]
+
+
+def change_steps(past: history.History) -> list[int]:
+  """Steps at which the count of nonzero parameters changes."""
+  before = past.header.linear_parameters
+  changes = []
+  for row in past.rows:
+    if row.nonzero != before:
+      changes.append(row.step)
+    before = row.nonzero
+  return changes

@@ -1,0 +1,108 @@
+"""Typed, strict configs: how keys are declared and checked.
+
+Standard library only.
+"""
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+
+class ConfigError(ValueError):
+  """Bad input from the user. One line: the key, the value, what is allowed."""
+
+
+class Allowed(NamedTuple):
+  """The values a key may take: in words, and as a test."""
+
+  words: str
+  test: Callable[[Any], bool]
+
+
+def at_least(low: float) -> Allowed:
+  return Allowed(f'at least {low}', lambda value: value >= low)
+
+
+POSITIVE = Allowed('greater than 0', lambda value: value > 0)
+FRACTION = Allowed('from 0 to 1', lambda value: 0 <= value <= 1)
+BELOW_ONE = Allowed('in [0, 1)', lambda value: 0 <= value < 1)
+AXIS = Allowed('at least 1, or -1 for all remaining devices',
+               lambda value: value >= 1 or value == -1)  # fmt: skip
+
+
+def key(default, allowed: Allowed | None = None, *, alters_run: bool = True):
+  """A config key. `alters_run`: whether a resumed run must keep its value."""
+  metadata = {'allowed': allowed, 'alters_run': alters_run}
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+def free(default, allowed: Allowed | None = None):
+  """A key that a resumed run may change: no weight depends on it."""
+  return key(default, allowed, alters_run=False)
+
+
+def build(cls: type, values: Mapping[str, Any], prefix: str = ''):
+  """Nested mapping -> nested dataclasses, checked key by key.
+
+  Raises:
+    ConfigError: for an unknown key, a wrong type or a value out of range.
+  """
+  if not isinstance(values, Mapping):
+    raise ConfigError(f'{prefix[:-1]} = {values!r}: must be a section of keys')
+  types = typing.get_type_hints(cls)
+  for name in values:
+    if name not in types:
+      raise ConfigError(_unknown(prefix, name, list(types)))
+  fields = {f.name: f for f in dataclasses.fields(cls) if f.name in values}
+  return cls(**{
+    name: build(types[name], values[name], f'{prefix}{name}.')
+    if dataclasses.is_dataclass(types[name])
+    else _checked(prefix + name, values[name], types[name], declared)
+    for name, declared in fields.items()
+  })  # fmt: skip
+
+
+def _unknown(prefix: str, name: str, known: list[str]) -> str:
+  close = difflib.get_close_matches(str(name), known, n=1)
+  hint = f'did you mean {prefix}{close[0]}? ' if close else ''
+  return f'{prefix}{name}: unknown key; {hint}allowed: {", ".join(known)}'
+
+
+def _checked(name: str, value: Any, kind: Any, declared: dataclasses.Field):
+  if typing.get_origin(kind) is Literal:
+    choices = typing.get_args(kind)
+    if value not in choices:
+      raise ConfigError(f'{name} = {value!r}: must be one of {choices}')
+    return value
+  if kind is float and type(value) is int:
+    value = float(value)
+  if type(value) is not kind:
+    raise ConfigError(f'{name} = {value!r}: must be of type {kind.__name__}')
+  if kind is float and not math.isfinite(value):
+    raise ConfigError(f'{name} = {value!r}: must be finite')
+  allowed = declared.metadata['allowed']
+  if allowed and not allowed.test(value):
+    raise ConfigError(f'{name} = {value!r}: must be {allowed.words}')
+  return value
+
+
+def leaves(
+  tree: Mapping[str, Any], prefix: str = ''
+) -> Iterator[tuple[str, Any]]:
+  """Nested mapping -> (`section.key`, value) pairs."""
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from leaves(value, f'{prefix}{name}.')
+    else:
+      yield prefix + name, value
+
+
+def field(cls: type, dotted_name: str) -> dataclasses.Field:
+  """The field that `section.key` names."""
+  *sections, name = dotted_name.split('.')
+  for section in sections:
+    cls = typing.get_type_hints(cls)[section]
+  return cls.__dataclass_fields__[name]

@@ -18,8 +18,9 @@ setup(
     JAX,
     'absl-py>=2.1',
     'array-record>=0.8',
+    'etils[epath]>=1.9',
     'flax>=0.12,<0.13',
-    'grain>=0.2.14,<0.3',
+    'grain>=0.2.16,<0.3',
     'matplotlib>=3.10.8',
     'ml-collections>=1.0,<2',
     'numpy>=2.0',
@@ -27,7 +28,7 @@ setup(
     'orbax-checkpoint>=0.11.28,<0.13',
     'sentencepiece>=0.2',
     'tensorboardX>=2.6',
-    'tensorflow-datasets>=4.9.9,<5',
+    'tensorflow-datasets>=4.9.10,<5',
     'tokenizers>=0.20',
     'tqdm>=4.66',
   ],
@@ -37,7 +38,8 @@ setup(
     'wandb': ['wandb'],
     # On no package index; this is its last commit (April 2024).
     'jaxpruner': [
-      'jaxpruner @ git+https://github.com/google-research/jaxpruner@f133ee5'
+      'jaxpruner @ git+https://github.com/google-research/jaxpruner'
+      '@f133ee50f31a03d0152b8b272edb534065152f5d'
     ],
     'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff', 'tensorboard>=2.18'],
   },

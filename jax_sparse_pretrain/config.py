@@ -17,6 +17,7 @@ from jax_sparse_pretrain.schema import (
   Allowed,
   ConfigError,
   at_least,
+  fixed,
   free,
   key,
 )
@@ -26,17 +27,17 @@ from jax_sparse_pretrain.schema import (
 class Model:
   """A Llama-2 style decoder."""
 
-  vocab_size: int = key(32_000, at_least(2))
-  n_layers: int = key(6, at_least(1))
-  d_model: int = key(512, at_least(2))
-  n_heads: int = key(8, at_least(1))  # head_dim = d_model / n_heads
-  d_ff: int = key(2048, at_least(1))  # the paper: 4 d_model
-  context_length: int = key(2048, at_least(2))  # tokens a row
-  rope_base: float = key(10_000.0, POSITIVE)
+  vocab_size: int = fixed(32_000, at_least(2))
+  n_layers: int = fixed(6, at_least(1))
+  d_model: int = fixed(512, at_least(2))
+  n_heads: int = fixed(8, at_least(1))  # head_dim = d_model / n_heads
+  d_ff: int = fixed(2048, at_least(1))  # the paper: 4 d_model
+  context_length: int = fixed(2048, at_least(2))  # tokens a row
+  rope_base: float = key(10_000.0, at_least(1))
   norm_eps: float = key(1e-5, POSITIVE)
   z_loss: float = key(0.0, at_least(0))  # times mean log(Z)^2
   compute_dtype: Literal['bfloat16', 'float32'] = key('bfloat16')
-  scan_layers: bool = key(True)  # one traced block: compiles faster
+  scan_layers: bool = fixed(True)  # one traced block: compiles faster
   remat: bool = key(False)  # recompute a block's activations in the backward
   attention: Literal['auto', 'xla', 'cudnn'] = key('auto')
 
@@ -49,26 +50,26 @@ class Model:
 class Data:
   """Documents -> tokens -> packed rows."""
 
-  source: Literal['stdlib', 'text', 'tfds'] = key('tfds')
+  source: Literal['stdlib', 'text', 'tfds'] = fixed('tfds')
   # text: a glob of UTF-8 text or .jsonl files. tfds: `name[/config]:version`,
   # or the directory of a prepared data set. stdlib: leave empty.
-  path: str = key('c4/en:3.0.1')
+  path: str = fixed('c4/en:3.0.1')
   # tfds: where `name:version` is prepared. Empty: the TFDS default.
   data_dir: str = free('')
-  text_feature: str = key('text')  # tfds feature, or JSONL field
-  train_split: str = key('train')  # tfds only
-  validation_split: str = key('validation')  # tfds only
+  text_feature: str = fixed('text')  # tfds feature, or JSONL field
+  train_split: str = fixed('train')  # tfds only
+  validation_split: str = fixed('validation')  # tfds only
   # stdlib and text: share of documents held out, by a hash of their name.
-  validation_fraction: float = key(
+  validation_fraction: float = fixed(
     0.05, Allowed('in (0, 1)', lambda value: 0 < value < 1)
   )
-  tokenizer: Literal['bytes', 'sentencepiece', 'huggingface'] = key(
+  tokenizer: Literal['bytes', 'sentencepiece', 'huggingface'] = fixed(
     'sentencepiece'
   )
-  tokenizer_path: str = key('')  # .model (sentencepiece), .json (huggingface)
+  tokenizer_path: str = fixed('')  # .model (sentencepiece), .json (huggingface)
   # Independent document streams a batch is woven from; row i of a batch comes
   # from stream i mod streams. 0: one stream a row.
-  streams: int = key(0, at_least(0))
+  streams: int = fixed(0, at_least(0))
   prefetch: int = free(4, at_least(0))  # batches prepared ahead by a thread
 
 
@@ -76,7 +77,7 @@ class Data:
 class Duration:
   """How long to train. `dense_steps`: the compute of that many dense steps."""
 
-  value: int = key(10_000, at_least(1))
+  value: int = key(10_000, POSITIVE)
   unit: Literal['steps', 'tokens', 'dense_steps'] = key('dense_steps')
 
 
@@ -111,7 +112,8 @@ class Pruning:
   unit: Literal['compute_fraction', 'step_fraction', 'steps'] = key(
     'compute_fraction'
   )
-  every: int = key(50, at_least(1))  # steps between mask updates
+  # Steps between mask updates. The ramp is a whole number of them.
+  every: int = key(50, at_least(1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Evaluation:
 
   every: int = free(1000, at_least(0))  # steps; 0: only at the end
   rows: int = key(1024, at_least(1))
-  batch_size: int = free(0, at_least(0))  # rows; 0: as in training
+  batch_size: int = free(0, at_least(0))  # rows; 0: a micro-batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Config:
   """One experiment."""
 
   seed: int = key(0, at_least(0))
-  batch_size: int = key(256, at_least(1))  # rows a step, over all devices
+  batch_size: int = fixed(256, at_least(1))  # rows a step, over all devices
   accumulation_steps: int = key(1, at_least(1))  # micro-batches a step
   model: Model = Model()
   data: Data = Data()
@@ -190,19 +192,25 @@ def from_dict(values: Mapping[str, Any]) -> Config:
   return config
 
 
-def alterations(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-  """Keys that differ and alter the run, as `key: old -> new`.
+def alterations(
+  old: Mapping[str, Any], new: Mapping[str, Any]
+) -> dict[str, list[str]]:
+  """Keys that differ, as `key: old -> new`, by what the change takes.
 
   Takes the nested dicts of `dataclasses.asdict`; `old` may lack keys that
   this version added.
+
+  Returns:
+    Lists under 'nothing', 'fork' and 'new run'.
   """
   old_leaves = dict(schema.leaves(old))
-  return [
-    f'{name}: {old_leaves.get(name, "unset")} -> {value}'
-    for name, value in schema.leaves(new)
-    if old_leaves.get(name) != value
-    and schema.field(Config, name).metadata['alters_run']
-  ]
+  changes = {'nothing': [], 'fork': [], 'new run': []}
+  for name, value in schema.leaves(new):
+    before = old_leaves.get(name, 'unset')
+    if before != value:
+      takes = schema.field(Config, name).metadata['change']
+      changes[takes].append(f'{name}: {before} -> {value}')
+  return changes
 
 
 def _check_together(config: Config) -> None:
@@ -247,9 +255,20 @@ def _cross_checks(config: Config) -> Iterator[tuple[bool, str]]:
     f'pruning.end = {pruning.end}',
   )
   yield (
-    pruning.unit == 'steps' or pruning.end <= 1,
-    f'pruning.end = {pruning.end}: must be at most 1 when pruning.unit is '
-    f'{pruning.unit!r}',
+    pruning.unit == 'steps' or pruning.end < 1,
+    f'pruning.end = {pruning.end}: must be below 1 when pruning.unit is '
+    f'{pruning.unit!r}, to leave steps to recover',
+  )
+  yield (
+    pruning.unit != 'steps'
+    or (pruning.start.is_integer() and pruning.end.is_integer()),
+    f'pruning.start = {pruning.start}, pruning.end = {pruning.end}: must be '
+    "whole numbers when pruning.unit is 'steps'",
+  )
+  yield (
+    model.attention != 'cudnn' or model.compute_dtype == 'bfloat16',
+    f"model.attention = 'cudnn': needs model.compute_dtype = 'bfloat16', not "
+    f'{model.compute_dtype!r}',
   )
   yield (
     (data.source == 'stdlib') or data.path != '',

@@ -18,6 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Tables of this length are made on the host; no real run is near it.
+MAX_STEPS = 100_000_000
+MAX_UPDATES = 1_000_000
+
 
 @dataclasses.dataclass(frozen=True)
 class PruningSchedule:
@@ -48,6 +52,11 @@ class PruningSchedule:
       raise ValueError(f'start {self.start}, end {self.end}: 0 <= start <= end')
     if self.every < 1:
       raise ValueError(f'every {self.every}: must be at least 1')
+    if (self.end - self.start) // self.every >= MAX_UPDATES:
+      raise ValueError(
+        f'start {self.start}, end {self.end}, every {self.every}: at most '
+        f'{MAX_UPDATES:,} mask updates'
+      )
 
   @functools.cached_property
   def update_steps(self) -> np.ndarray:
@@ -118,7 +127,6 @@ class Plan:
   Attributes:
     schedule: when to prune.
     steps: steps of the run.
-    dense_steps: steps of the dense run of equal compute.
   """
 
   schedule: PruningSchedule
@@ -126,6 +134,7 @@ class Plan:
 
   @property
   def dense_steps(self) -> float:
+    """Steps of the dense run of equal compute."""
     return self.schedule.compute(self.steps)
 
   @property
@@ -166,11 +175,13 @@ def plan(
       long as it takes, to within half a step of the sparse model.
 
   Raises:
-    ValueError: exactly one length must be given, and the last update must
-      leave at least one step after it.
+    ValueError: if not exactly one length is given, if no period fits into
+      the ramp, if the last update leaves no step after it, or if the run is
+      longer than `MAX_STEPS`.
   """
   if (steps is None) == (dense_steps is None):
     raise ValueError('give one of steps and dense_steps')
+  _check_length(steps or dense_steps)
   if sparsity == 0:
     length = steps or dense_steps
     return Plan(PruningSchedule(shape, 0.0, 0, 0, every), length)
@@ -190,12 +201,18 @@ def plan(
   if steps is None:
     recovery = (dense_steps - schedule.compute(schedule.end)) / (1 - sparsity)
     steps = schedule.end + round(recovery)
+  _check_length(steps)
   if steps <= schedule.end:
     raise ValueError(
       f'the last mask update, step {schedule.end}, must come before the end '
       f'of the run, step {steps}'
     )
   return Plan(schedule, steps)
+
+
+def _check_length(steps: int) -> None:
+  if steps > MAX_STEPS:
+    raise ValueError(f'{steps:,} steps: must be at most {MAX_STEPS:,}')
 
 
 class _Phases(NamedTuple):
@@ -216,8 +233,18 @@ def _phases(shape, sparsity, start, end, unit) -> _Phases:
 
 def _ramp(shape, sparsity, every, start, length) -> PruningSchedule:
   """The ramp of whole periods that is nearest to `length` steps."""
-  end = start + round(length / every) * every
+  end = start + _periods(length, every) * every
   return PruningSchedule(shape, sparsity, start, end, every)
+
+
+def _periods(length: float, every: int) -> int:
+  """Whole periods nearest to `length` steps; none only for a one-shot."""
+  if 0 < length < every:
+    raise ValueError(
+      f'every {every}: must be at most {max(int(length), 1)}, the steps of the '
+      'ramp'
+    )
+  return round(length / every)
 
 
 def _compute_ramp(shape, sparsity, every, start, end, mean) -> PruningSchedule:
@@ -227,9 +254,9 @@ def _compute_ramp(shape, sparsity, every, start, end, mean) -> PruningSchedule:
   so the periods next to the continuous answer are tried.
   """
   first = round(start)
-  guess = round((end - start) / mean / every)
+  guess = _periods((end - start) / mean, every)
   ramps = [
     PruningSchedule(shape, sparsity, first, first + n * every, every)
-    for n in range(max(guess - 1, 0), guess + 3)
+    for n in range(max(guess - 1, min(guess, 1)), guess + 3)
   ]
   return min(ramps, key=lambda ramp: abs(ramp.compute(ramp.end) - end))

@@ -22,8 +22,15 @@ class Allowed(NamedTuple):
   test: Callable[[Any], bool]
 
 
-def at_least(low: float) -> Allowed:
-  return Allowed(f'at least {low}', lambda value: value >= low)
+# Counts, sizes and steps: what an int32 on the device can hold.
+LARGEST = 2**31 - 1
+
+
+def at_least(low: float, high: float = LARGEST) -> Allowed:
+  words = f'at least {low}'
+  if high != LARGEST:
+    words += f' and at most {high}'
+  return Allowed(words, lambda value: low <= value <= high)
 
 
 POSITIVE = Allowed('greater than 0', lambda value: value > 0)
@@ -33,15 +40,27 @@ AXIS = Allowed('at least 1, or -1 for all remaining devices',
                lambda value: value >= 1 or value == -1)  # fmt: skip
 
 
-def key(default, allowed: Allowed | None = None, *, alters_run: bool = True):
-  """A config key. `alters_run`: whether a resumed run must keep its value."""
-  metadata = {'allowed': allowed, 'alters_run': alters_run}
+def key(default, allowed: Allowed | None = None, *, change: str = 'fork'):
+  """Declares a config key.
+
+  Args:
+    default: its value if not given.
+    allowed: the values that it may take; all of its type if not given.
+    change: what it takes to go on from a checkpoint with another value:
+      'fork', 'nothing' or 'new run'.
+  """
+  metadata = {'allowed': allowed, 'change': change}
   return dataclasses.field(default=default, metadata=metadata)
 
 
 def free(default, allowed: Allowed | None = None):
-  """A key that a resumed run may change: no weight depends on it."""
-  return key(default, allowed, alters_run=False)
+  """A key on which weights do not depend, but for floating-point rounding."""
+  return key(default, allowed, change='nothing')
+
+
+def fixed(default, allowed: Allowed | None = None):
+  """A key on which the shapes, the data or the meaning of counts depend."""
+  return key(default, allowed, change='new run')
 
 
 def build(cls: type, values: Mapping[str, Any], prefix: str = ''):

@@ -8,6 +8,7 @@ its state.
 import argparse
 import pathlib
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -81,15 +82,20 @@ def load_config(path: str, overrides: Sequence[str]) -> config_lib.Config:
   try:
     rest = values(argv)[1:]
     loaded = values.config.to_dict()
-  except Exception as error:  # The file is the user's code: it may do anything.
-    raise config_lib.ConfigError(f'--config: {_one_line(error)}') from error
+  # The file is the user's code: it may do anything.
+  except (Exception, SystemExit) as error:
+    raise config_lib.ConfigError(
+      f'--config = {path}: {_one_line(error)}'
+    ) from error
   if rest:
     raise config_lib.ConfigError(f'{rest[0]}: is not an argument; see --help')
   return config_lib.from_dict(loaded)
 
 
-def _one_line(error: Exception) -> str:
-  return ' '.join(str(error).split()) or type(error).__name__
+def _one_line(error: BaseException) -> str:
+  # A KeyError's text is the repr of its message.
+  text = error.args[0] if isinstance(error, KeyError) else error
+  return ' '.join(str(text).split()) or type(error).__name__
 
 
 def _show_plan(config: config_lib.Config) -> int:
@@ -100,31 +106,35 @@ def _show_plan(config: config_lib.Config) -> int:
 
 
 def _train(config: config_lib.Config, args: argparse.Namespace) -> int:
-  # Imported here, so that --help and bad configs answer at once.
-  from jax_sparse_pretrain.analysis import training_picture
-  from jax_sparse_pretrain.training import loop, report, setup, workdir
-  from jax_sparse_pretrain.training.meter import NonFiniteError
   from jax_sparse_pretrain.training.signals import Stopped, StopRequest
 
   with StopRequest() as stop:
+    # Imported here, so that --help and bad configs answer at once.
+    from jax_sparse_pretrain.analysis import training_picture
+    from jax_sparse_pretrain.training import loop, report, setup, workdir
+    from jax_sparse_pretrain.training.checkpoint import CheckpointError
+    from jax_sparse_pretrain.training.meter import NonFiniteError
+
     files = workdir.open_workdir(args.workdir)
     experiment = setup.set_up(config)
-    changes = workdir.check_same_run(files, experiment.resolved, args.fork)
-    finished = (
-      None if changes else loop.finished_summary(files, experiment.plan.steps)
-    )
-    try:
-      summary = finished or loop.train(experiment, files, stop, changes)
-    except Stopped as stopped:
-      print(stopped, file=sys.stderr)
-      return EXIT_STOPPED
-    except NonFiniteError as error:
-      print(f'error: {error}', file=sys.stderr)
-      return EXIT_FAILED
-  training_picture.save_training_picture(files.root)
-  print(report.end_of_run_table(summary, files.root))
+    with workdir.locked(files):
+      previous = workdir.check_same_run(files, experiment.resolved, args.fork)
+      finished = None
+      if not (previous and previous.changes):
+        finished = workdir.finished_summary(files, experiment.plan.steps)
+      try:
+        summary = finished or loop.train(experiment, files, stop, previous)
+      except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return EXIT_STOPPED
+      except (NonFiniteError, CheckpointError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return EXIT_FAILED
+      training_picture.save_training_picture(files.root)
+      print(report.end_of_run_table(summary, files.root))
   return 0
 
 
 if __name__ == '__main__':
+  warnings.formatwarning = lambda message, *_, **__: f'warning: {message}\n'
   sys.exit(main())

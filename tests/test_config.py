@@ -76,7 +76,7 @@ def test_overrides_reach_the_config():
     ('pruning.sparsity=1', r'sparsity = 1.0: must be in \[0, 1\)'),
     ('pruning.sparsity=-0.1', r'sparsity = -0.1: must be in \[0, 1\)'),
     ('pruning.start=0.9', r'start = 0.9: must be at most .*end = 0.75'),
-    ('pruning.end=1.5', 'end = 1.5: must be at most 1'),
+    ('pruning.end=1.5', 'end = 1.5: must be below 1'),
     ('pruning.every=0', 'every = 0: must be at least 1'),
     ('accumulation_steps=3', 'batch_size = 32: must be divisible by'),
     ('data.streams=3', 'streams = 3: must divide batch_size = 32'),
@@ -148,12 +148,17 @@ def test_a_close_name_is_suggested():
     config.from_dict({'optimizer': {'peak_rl': 0.9}})
 
 
-def test_alterations_name_what_changes_the_result_and_nothing_else():
+def test_alterations_are_told_apart_by_what_they_take():
   old, new = config.defaults(), config.defaults()
   new['optimizer']['peak_lr'] = 1.0
   new['logging']['every'] = 7
-  new['mesh']['fsdp'] = 2
-  assert config.alterations(old, new) == ['optimizer.peak_lr: 0.001 -> 1.0']
+  new['batch_size'] = 3
+  assert config.alterations(old, new) == {
+    'fork': ['optimizer.peak_lr: 0.001 -> 1.0'],
+    'nothing': ['logging.every: 50 -> 7'],
+    'new run': ['batch_size: 256 -> 3'],
+  }
+  assert not any(config.alterations(old, old).values())
 
 
 @pytest.mark.parametrize(

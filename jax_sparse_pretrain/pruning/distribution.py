@@ -76,7 +76,7 @@ def _kept(size: int, fraction: float) -> int:
 
 def _global_budget(kernels: Mapping[str, Kernel], fraction: float) -> Any:
   kept = _kept(sum(math.prod(k.shape) for k in kernels.values()), fraction)
-  return wide.Wide(np.uint32(kept >> 32), np.uint32(kept & 0xFFFFFFFF))
+  return wide.wide(kept)
 
 
 def _concatenate(counts: PerLayer) -> jax.Array:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Wide(NamedTuple):
@@ -14,8 +15,8 @@ class Wide(NamedTuple):
 
 
 def wide(value: int) -> Wide:
-  """A host integer below 2^64."""
-  return Wide(jnp.uint32(value >> 32), jnp.uint32(value & 0xFFFFFFFF))
+  """An integer below 2^64, on the host."""
+  return Wide(np.uint32(value >> 32), np.uint32(value & 0xFFFFFFFF))
 
 
 def total(counts: jax.Array) -> Wide:

@@ -16,6 +16,10 @@ from jax_sparse_pretrain.training.step import TrainState
 _ITEMS = ('state', 'data', 'progress')
 
 
+class CheckpointError(RuntimeError):
+  """No checkpoint of the run can be read."""
+
+
 class Restored(NamedTuple):
   """Attributes:
 
@@ -79,7 +83,7 @@ class Checkpoints:
       like: abstract arrays with shardings.
 
     Raises:
-      RuntimeError: if there are checkpoints and none can be read.
+      CheckpointError: if there are checkpoints and none can be read.
     """
     failed: dict[int, Exception] = {}
     for step in reversed(self.steps()):
@@ -92,7 +96,7 @@ class Checkpoints:
       return restored
     if failed:
       newest = max(failed)
-      raise RuntimeError(
+      raise CheckpointError(
         f'{self._directory}: no checkpoint can be read; the newest, {newest}, '
         f'fails with: {_first_line(failed[newest])}'
       ) from failed[newest]

@@ -1,14 +1,12 @@
 """The training loop: batch, step, hooks."""
 
 import contextlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
-from jax_sparse_pretrain import history
-from jax_sparse_pretrain.config import ConfigError
+from jax_sparse_pretrain.training import resume
 from jax_sparse_pretrain.training import sinks as sinks_lib
 from jax_sparse_pretrain.training import workdir as workdir_lib
 from jax_sparse_pretrain.training.checkpoint import Checkpoints
@@ -16,7 +14,6 @@ from jax_sparse_pretrain.training.meter import Meter
 from jax_sparse_pretrain.training.progress import Progress
 from jax_sparse_pretrain.training.setup import Experiment
 from jax_sparse_pretrain.training.signals import Stopped, StopRequest
-from jax_sparse_pretrain.training.step import TrainState
 
 Summary = dict[str, Any]
 
@@ -26,11 +23,11 @@ class Hook(NamedTuple):
 
   Attributes:
     every: steps; 0 for only after the last.
-    run: (finished steps, state) -> None.
+    run: finished steps -> None.
   """
 
   every: int
-  run: Callable[[int, TrainState], None]
+  run: Callable[[int], None]
 
   def is_due(self, step: int, steps: int) -> bool:
     return step == steps or (self.every > 0 and step % self.every == 0)
@@ -40,7 +37,7 @@ def train(
   experiment: Experiment,
   workdir: workdir_lib.Workdir,
   stop: StopRequest,
-  changes: Sequence[str] = (),
+  previous: workdir_lib.Previous | None = None,
 ) -> Summary:
   """Trains to the end, from the newest checkpoint of `workdir` if it has one.
 
@@ -48,21 +45,41 @@ def train(
     experiment: the run.
     workdir: its files.
     stop: polled after every step.
-    changes: what a fork alters, for the record.
+    previous: the run in `workdir`, checked by `check_same_run`.
 
   Returns:
     What `summary.json` holds.
 
   Raises:
+    ConfigError: if the previous run cannot be continued like this.
     Stopped: on a signal, once the state is saved.
     NonFiniteError: the newest checkpoint is from before.
+    CheckpointError: if there are checkpoints and none can be read.
   """
-  # Grain's prefetch thread must not outlive the run: at interpreter exit it
-  # would take the process down.
-  with contextlib.closing(experiment.batches):
-    run = _Run(experiment, workdir, changes)
-    with contextlib.closing(run):
-      return run.to_the_end(stop)
+  with contextlib.ExitStack() as stack:
+    # Grain's prefetch thread must not outlive the run: at interpreter exit it
+    # would take the process down.
+    stack.enter_context(contextlib.closing(experiment.batches))
+    checkpoints = Checkpoints(
+      workdir.checkpoints, experiment.config.checkpoint.keep
+    )
+    stack.enter_context(contextlib.closing(checkpoints))
+    resume.check_fork(experiment, previous, checkpoints.steps())
+    start = resume.start_or_resume(experiment, checkpoints, previous)
+    sinks: list[sinks_lib.Sink] = []
+    if jax.process_index() == 0:
+      sinks = sinks_lib.open_sinks(
+        workdir.root,
+        experiment.config.logging,
+        experiment.resolved,
+        start.step,
+      )
+      for sink in sinks:
+        stack.enter_context(contextlib.closing(sink))
+      resume.rewind_files(experiment, workdir, previous, start.step)
+    progress = stack.enter_context(Progress(experiment.plan.steps, start.step))
+    run = _Run(experiment, workdir, checkpoints, sinks, progress, start)
+    return run.to_the_end(stop)
 
 
 class _Run:
@@ -72,158 +89,97 @@ class _Run:
     self,
     experiment: Experiment,
     workdir: workdir_lib.Workdir,
-    changes: Sequence[str],
+    checkpoints: Checkpoints,
+    sinks: list[sinks_lib.Sink],
+    progress: Progress,
+    start: resume.Start,
   ):
-    self.experiment = experiment
-    self.workdir = workdir
-    self.config = experiment.config
-    self.steps = experiment.plan.steps
-    self.is_writer = jax.process_index() == 0
-    self.checkpoints = Checkpoints(
-      workdir.checkpoints, self.config.checkpoint.keep
-    )
-    restored = self.checkpoints.restore_newest(experiment.abstract_state)
-    if restored is None:
-      self.start, self.state, carried = 0, experiment.init(), {}
-    else:
-      self.start, self.state, carried = (
-        restored.step,
-        restored.state,
-        restored.progress,
-      )
-      experiment.batches.set_state(restored.data)
-    self.eval_loss: float | None = carried.get('eval_loss')
-    self._check_length()
-    self._rewind_files(changes)
-    self.sinks = self._open_sinks()
-    self.progress = self._open_progress()
-    self.meter = Meter(
+    self._experiment, self._config = experiment, experiment.config
+    self._workdir = workdir
+    self._checkpoints = checkpoints
+    self._sinks = sinks
+    self._progress = progress
+    self._start, self._steps = start.step, experiment.plan.steps
+    self._state = start.state
+    self._eval_loss: float | None = start.carried.get('eval_loss')
+    self._meter = Meter(
       experiment,
       workdir,
       self._write_metrics,
-      self.start,
-      carried,
-      writes_history=self.is_writer,
+      start.carried,
+      writes_history=jax.process_index() == 0,
     )
-
-  def _check_length(self) -> None:
-    if self.start > self.steps:
-      raise ConfigError(
-        f'duration = {self.steps} steps: must be at least the {self.start} '
-        f'that the checkpoint in {self.workdir.root} has finished'
-      )
-
-  def _rewind_files(self, changes: Sequence[str]) -> None:
-    """Files on disk go back to the checkpoint; what follows is redone."""
-    if not self.is_writer:
-      return
-    workdir_lib.write_config(
-      self.workdir, self.experiment.resolved, self.start, list(changes)
-    )
-    if self.start:
-      history.truncate(self.workdir.history, self.start)
-    else:
-      history.create(self.workdir.history, self.experiment.header)
-
-  def _open_sinks(self) -> list[sinks_lib.Sink]:
-    if not self.is_writer:
-      return []
-    return sinks_lib.open_sinks(
-      self.workdir.root,
-      self.config.logging,
-      self.experiment.resolved,
-      self.start,
-    )
-
-  def _open_progress(self) -> Progress:
-    return Progress(self.steps, self.start)
 
   def to_the_end(self, stop: StopRequest) -> Summary:
     hooks = [
-      Hook(self.config.evaluation.every, self.evaluate),
-      Hook(self.config.checkpoint.every, self.save),
+      Hook(self._config.evaluation.every, self._evaluate),
+      Hook(self._config.checkpoint.every, self._save),
     ]
-    for step in range(self.start, self.steps):
-      self._step(step)
+    for step in range(self._start + 1, self._steps + 1):
+      self._take_step(step)
       for hook in hooks:
-        if hook.is_due(step + 1, self.steps):
-          hook.run(step + 1, self.state)
-      if stop.signal is not None and step + 1 < self.steps:
-        self._save_and_stop(step + 1, stop)
-    self.checkpoints.wait()
-    return self._write_summary(self.steps, completed=True)
+        if hook.is_due(step, self._steps):
+          hook.run(step)
+      if stop.signal is not None and step < self._steps:
+        self._save_and_stop(step, stop)
+    self._checkpoints.wait()
+    return self._write_summary(self._steps, completed=True)
 
-  def _step(self, step: int) -> None:
-    experiment = self.experiment
-    controls = experiment.controls(step)
+  def _take_step(self, step: int) -> None:
+    """The step after which `step` steps are finished."""
+    experiment = self._experiment
+    controls = experiment.controls(step - 1)
     rows = experiment.to_devices(next(experiment.batches))
-    self.state, metrics = experiment.train_step(self.state, rows, controls)
+    self._state, metrics = experiment.train_step(self._state, rows, controls)
     nonzero = None
-    if step == 0 or controls.prune:
-      nonzero = experiment.count_nonzero(self.state.masks)
-    self.meter.push(step + 1, metrics, nonzero)
-    self.progress.advance(step + 1)
+    if step == 1 or controls.prune:
+      nonzero = experiment.count_nonzero(self._state.masks)
+    self._meter.push(step, metrics, nonzero)
+    self._progress.advance(step)
 
   def _write_metrics(self, step: int, scalars) -> None:
-    for sink in self.sinks:
+    for sink in self._sinks:
       sink.write(step, scalars)
-    if 'tokens_per_second' in scalars:
-      self.progress.show(step, scalars)
+    if 'train_loss' in scalars:
+      self._progress.show(step, scalars)
 
-  def evaluate(self, step: int, state: TrainState) -> None:
-    self.meter.flush()
-    with self.meter.paused():
-      self.eval_loss = self.experiment.evaluate(state.params)
-    tokens = step * self.config.tokens_per_step
-    self._write_metrics(step, {'tokens': tokens, 'eval_loss': self.eval_loss})
-    self.progress.note(f'step {step:,}: evaluation loss {self.eval_loss:.4f}')
-    if step < self.steps:
+  def _evaluate(self, step: int) -> None:
+    self._meter.flush()
+    with self._meter.paused():
+      self._eval_loss = self._experiment.evaluate(self._state.params)
+    self._meter.check_finite(step, {'eval_loss': self._eval_loss})
+    tokens = step * self._config.tokens_per_step
+    self._write_metrics(step, {'tokens': tokens, 'eval_loss': self._eval_loss})
+    self._progress.note(f'step {step:,}: evaluation loss {self._eval_loss:.4f}')
+    if step < self._steps:
       self._write_summary(step, completed=False)
 
-  def save(self, step: int, state: TrainState) -> None:
+  def _save(self, step: int) -> None:
     # Flushed first: a checkpoint must not follow a step that went wrong, and
     # the history must be on disk before the checkpoint that relies on it.
-    self.meter.flush()
-    with self.meter.paused():
-      carried = {**self.meter.progress(), 'eval_loss': self.eval_loss}
-      self.checkpoints.save(
-        step, state, self.experiment.batches.get_state(), carried
+    self._meter.flush()
+    with self._meter.paused():
+      carried = {**self._meter.carried(), 'eval_loss': self._eval_loss}
+      self._checkpoints.save(
+        step, self._state, self._experiment.batches.get_state(), carried
       )
 
   def _save_and_stop(self, step: int, stop: StopRequest) -> None:
-    if step not in self.checkpoints.steps():
-      self.save(step, self.state)
-    self.checkpoints.wait()
+    if step not in self._checkpoints.steps():
+      self._save(step)
+    self._checkpoints.wait()
     raise Stopped(
-      f'{stop.signal.name} at step {step:,} of {self.steps:,}: saved; the same '
-      'command goes on from here'
+      f'{stop.signal.name} at step {step:,} of {self._steps:,}: saved; the '
+      'same command goes on from here'
     )
 
   def _write_summary(self, step: int, completed: bool) -> Summary:
     summary = {
-      **self.meter.summary(step),
-      'eval_loss': self.eval_loss,
-      'unigram_loss': self.experiment.unigram_loss,
+      **self._meter.summary(step),
+      'eval_loss': self._eval_loss,
+      'unigram_loss': self._experiment.unigram_loss,
       'completed': completed,
     }
-    if self.is_writer:
-      workdir_lib.write_json(self.workdir.summary, summary)
+    if jax.process_index() == 0:
+      workdir_lib.write_json(self._workdir.summary, summary)
     return summary
-
-  def close(self) -> None:
-    self.progress.close()
-    for sink in self.sinks:
-      sink.close()
-    self.checkpoints.close()
-
-
-def finished_summary(
-  workdir: workdir_lib.Workdir, steps: int
-) -> Summary | None:
-  """The summary of a run of `steps` steps that is complete, or None."""
-  if not workdir.summary.exists():
-    return None
-  summary = json.loads(workdir.summary.read_text())
-  # A fork that goes on beyond the end starts with the summary of before.
-  is_finished = summary['completed'] and summary['steps'] == steps
-  return summary if is_finished else None

@@ -14,7 +14,7 @@ import jax
 
 from jax_sparse_pretrain import history
 from jax_sparse_pretrain.model import counts
-from jax_sparse_pretrain.training import hardware
+from jax_sparse_pretrain.training.clock import Clock
 from jax_sparse_pretrain.training.setup import Experiment
 from jax_sparse_pretrain.training.workdir import Workdir
 
@@ -22,7 +22,7 @@ Write = Callable[[int, Mapping[str, float]], None]
 
 
 class NonFiniteError(RuntimeError):
-  """The loss or the gradient has become NaN or infinite."""
+  """A loss, the gradient or the weights have become NaN or infinite."""
 
 
 class Meter:
@@ -32,8 +32,7 @@ class Meter:
     experiment: the run.
     workdir: whose mask history is appended to.
     write: receives (finished steps, scalars) at the logging cadence.
-    start_step: finished steps.
-    progress: of `progress()` in the checkpoint that the run resumes from.
+    carried: of `carried()` in the checkpoint that the run resumes from.
     writes_history: whether this process does.
   """
 
@@ -42,24 +41,25 @@ class Meter:
     experiment: Experiment,
     workdir: Workdir,
     write: Write,
-    start_step: int,
-    progress: Mapping[str, Any],
+    carried: Mapping[str, Any],
     writes_history: bool = True,
   ):
     self._experiment = experiment
+    self._config, self._header = experiment.config, experiment.header
     self._workdir = workdir
     self._write = write
     self._writes_history = writes_history
-    steps = experiment.plan.steps
-    window = max(experiment.config.logging.every, math.ceil(steps / 100))
-    losses = progress.get('recent_losses', [])
+    # The last hundredth of the run is what the summary averages over.
+    self._tail = math.ceil(experiment.plan.steps / 100)
+    losses = carried.get('recent_losses', [])
+    window = max(self._config.logging.every, self._tail)
     self._losses = collections.deque(losses, maxlen=window)
-    self._past_seconds = progress.get('wall_seconds', 0.0)
+    self._last_finite = losses[-1] if losses else None
     self._rows = list(history.read(workdir.history).rows)
     self._pending: tuple[int, Any, Any] | None = None
-    self._last_finite = losses[-1] if losses else None
+    self._past_seconds = carried.get('wall_seconds', 0.0)
     self._started = time.monotonic()
-    self._clock = _Clock(start_step)
+    self._clock = Clock(*carried.get('timed', ()))
 
   def push(self, step: int, metrics: Any, nonzero: Any) -> None:
     """Takes the metrics of `step` finished steps and resolves those before.
@@ -76,26 +76,29 @@ class Meter:
     """Waits for the step in flight and accounts for it.
 
     Raises:
-      NonFiniteError: if its loss or gradient is not finite.
+      NonFiniteError: if its loss, gradient or weights are not finite.
     """
     if self._pending is None:
       return
     step, metrics, nonzero = self._pending
     self._pending = None
     metrics, nonzero = jax.device_get((metrics, nonzero))
-    self._clock.tick(step)
-    self._check_finite(step, metrics)
-    self._losses.append(float(metrics['train_loss']))
+    self._clock.tick()
+    loss = float(metrics['train_loss'])
+    if math.isfinite(loss):
+      self._last_finite = loss
+    self.check_finite(step, metrics)
+    self._losses.append(loss)
     if nonzero is not None:
       self._record_counts(step - 1, nonzero)
-    every = self._experiment.config.logging.every
+    every = self._config.logging.every
     if step % every == 0 or step == self._experiment.plan.steps:
       self._write(step, self._scalars(step, metrics))
 
-  def _check_finite(self, step: int, metrics: Mapping[str, Any]) -> None:
+  def check_finite(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Raises NonFiniteError if one of the metrics is not finite."""
     bad = [k for k, v in metrics.items() if not math.isfinite(v)]
     if not bad:
-      self._last_finite = float(metrics['train_loss'])
       return
     values = ', '.join(f'{name} = {float(metrics[name])}' for name in bad)
     last = 'none' if self._last_finite is None else f'{self._last_finite:.4f}'
@@ -113,51 +116,53 @@ class Meter:
       history.append(self._workdir.history, row)
 
   def _scalars(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
-    experiment = self._experiment
-    config, header = experiment.config, experiment.header
     nonzero = self._rows[-1].nonzero
-    speed = self._clock.lap(step) * config.tokens_per_step
-    n_recent = (step - 1) % config.logging.every + 1
-    scalars = {
-      'tokens': step * config.tokens_per_step,
+    tokens = step * self._config.tokens_per_step
+    return {
+      'tokens': tokens,
       **{name: float(value) for name, value in metrics.items()},
-      'train_loss': self._mean_loss(n_recent),
-      'learning_rate': float(experiment.learning_rates[step - 1]),
+      'train_loss': self._mean_loss(
+        (step - 1) % self._config.logging.every + 1
+      ),
+      'learning_rate': float(self._experiment.learning_rates[step - 1]),
       'nonzero': nonzero,
-      'density': nonzero / header.linear_parameters,
-      'compute_flops': self._compute_flops(step),
-      'tokens_per_second': speed,
+      'density': nonzero / self._header.linear_parameters,
+      'compute_flops': 6 * self._average_parameters(step) * tokens,
+      **self._speed(self._clock.lap()),
     }
-    peak = _peak_flops(experiment)
-    if peak:
-      flops = counts.flops_per_token(config.model, header.linear_parameters)
-      scalars['mfu'] = speed * flops / peak
-    return scalars
+
+  def _speed(self, steps_per_second: float | None) -> dict[str, float]:
+    """Left out as long as no step has been timed."""
+    if steps_per_second is None:
+      return {}
+    tokens = steps_per_second * self._config.tokens_per_step
+    peak = self._experiment.peak_flops
+    if not peak:
+      return {'tokens_per_second': tokens}
+    linear = self._header.linear_parameters
+    flops = tokens * counts.flops_per_token(self._config.model, linear)
+    return {'tokens_per_second': tokens, 'mfu': flops / peak}
 
   def _mean_loss(self, n: int) -> float:
     recent = list(self._losses)[-n:]
     return math.fsum(recent) / len(recent)
 
-  def _history(self) -> history.History:
-    return history.History(self._experiment.header, self._rows)
-
-  def _compute_flops(self, step: int) -> float:
-    tokens = step * self._experiment.config.tokens_per_step
-    return 6 * self._history().average_parameters(step) * tokens
+  def _average_parameters(self, step: int) -> float:
+    return history.History(self._header, self._rows).average_parameters(step)
 
   def paused(self):
     """A context in which time does not count as training."""
     return self._clock.paused()
 
-  def progress(self) -> dict[str, Any]:
+  def carried(self) -> dict[str, Any]:
     """What a checkpoint has to carry."""
     return {
       'recent_losses': list(self._losses),
-      'wall_seconds': self.wall_seconds,
+      'wall_seconds': self._wall_seconds(),
+      'timed': [self._clock.timed_steps, self._clock.timed_seconds],
     }
 
-  @property
-  def wall_seconds(self) -> float:
+  def _wall_seconds(self) -> float:
     """Of the run, over all its starts that led here."""
     return self._past_seconds + time.monotonic() - self._started
 
@@ -166,69 +171,21 @@ class Meter:
 
     `train_loss` is the mean over the last hundredth of the run's steps.
     """
-    header = self._experiment.header
-    tokens = step * self._experiment.config.tokens_per_step
-    average = self._history().average_parameters(step)
-    final = self._rows[-1].nonzero
-    last = max(1, math.ceil(self._experiment.plan.steps / 100))
+    linear, final = self._header.linear_parameters, self._rows[-1].nonzero
+    tokens = step * self._config.tokens_per_step
+    average = self._average_parameters(step)
+    speed = self._clock.mean()
     return {
       'steps': step,
       'tokens': tokens,
-      'train_loss': self._mean_loss(last),
-      'linear_parameters': header.linear_parameters,
-      'total_parameters': header.total_parameters,
+      'train_loss': self._mean_loss(self._tail),
+      'linear_parameters': linear,
+      'total_parameters': self._header.total_parameters,
       'final_parameters': final,
       'average_parameters': average,
-      'sparsity': 1 - final / header.linear_parameters,
+      'sparsity': 1 - final / linear,
       'compute_flops': 6 * average * tokens,
-      'dense_equivalent_tokens': tokens * average / header.linear_parameters,
-      'wall_seconds': self.wall_seconds,
-      'tokens_per_second': self._clock.mean_speed()
-      * self._experiment.config.tokens_per_step,
+      'dense_equivalent_tokens': tokens * average / linear,
+      'wall_seconds': self._wall_seconds(),
+      'tokens_per_second': speed and speed * self._config.tokens_per_step,
     }
-
-
-class _Clock:
-  """Steps a second, without the first step of a start, which compiles."""
-
-  def __init__(self, step: int):
-    self._first: tuple[int, float] | None = None
-    self._lap = self._now = (step, 0.0)
-    self._paused = 0.0
-    self._pause_began: float | None = None
-
-  def tick(self, step: int) -> None:
-    self._now = (step, time.monotonic() - self._paused)
-    if self._first is None:
-      self._first = self._lap = self._now
-
-  def lap(self, step: int) -> float:
-    """Steps a second since the last lap."""
-    speed = _speed(self._lap, self._now)
-    self._lap = self._now
-    return speed
-
-  def mean_speed(self) -> float:
-    return _speed(self._first, self._now) if self._first else 0.0
-
-  def paused(self) -> '_Clock':
-    return self
-
-  def __enter__(self) -> None:
-    self._pause_began = time.monotonic()
-
-  def __exit__(self, *exception) -> None:
-    self._paused += time.monotonic() - self._pause_began
-
-
-def _speed(start: tuple[int, float], end: tuple[int, float]) -> float:
-  steps, seconds = end[0] - start[0], end[1] - start[1]
-  return steps / seconds if seconds > 0 else 0.0
-
-
-def _peak_flops(experiment: Experiment) -> float | None:
-  """Peak of all devices of the mesh."""
-  device = experiment.mesh.devices.flat[0]
-  given = experiment.config.logging.peak_flops
-  peak = given or hardware.peak_flops(device.device_kind)
-  return peak and peak * experiment.mesh.size

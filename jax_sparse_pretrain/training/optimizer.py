@@ -51,8 +51,8 @@ def scale_by_given_learning_rate() -> optax.GradientTransformationExtraArgs:
 def learning_rates(config: config_lib.Optimizer, steps: int) -> np.ndarray:
   """The learning rate of every step, float32[steps].
 
-  Linear warm-up reaches the peak at its last step; the last step of the run
-  has the final rate.
+  Linear warm-up reaches the peak at its last step; the last step of the run,
+  if any come after warm-up, has the final rate.
   """
   warmup = round(config.warmup_fraction * steps)
   schedule = optax.join_schedules(
@@ -76,7 +76,7 @@ def _after_warmup(
   if config.schedule == 'linear':
     return optax.linear_schedule(peak, final, left)
   if config.schedule == 'warmup_stable_decay':
-    decay = max(round(config.decay_fraction * steps), 1)
+    decay = min(max(round(config.decay_fraction * steps), 1), left)
     return optax.linear_schedule(peak, final, decay, left - decay)
   return optax.constant_schedule(peak)
 

@@ -58,7 +58,7 @@ class Progress:
     self._scalars = (
       f'loss {scalars["train_loss"]:6.3f}  '
       f'density {scalars["density"]:.3f}  '
-      f'{_short(scalars["tokens_per_second"]):>5} tok/s  '
+      f'{_short(scalars.get("tokens_per_second")):>5} tok/s  '
     )
     if self._bar is None:
       self._print(f'{self._place(step)}  {self._scalars}{self._time_left()}')
@@ -124,8 +124,10 @@ def duration(seconds: float) -> str:
   return f'{m}m{s:02}s' if minutes else f'{s}s'
 
 
-def _short(value: float) -> str:
-  """Three digits and a suffix: 950, 41.2k, 1.24M."""
+def _short(value: float | None) -> str:
+  """Three digits and a suffix: 950, 41.2k, 1.24M; ? for None."""
+  if value is None:
+    return '?'
   for size, suffix in ((1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
     if value >= 0.9995 * size:
       scaled = value / size

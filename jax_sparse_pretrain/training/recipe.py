@@ -27,7 +27,10 @@ def make_plan(config: Config) -> schedule_lib.Plan:
       **{unit: value},
     )
   except ValueError as error:
-    raise ConfigError(f'pruning and duration do not fit: {error}') from None
+    raise ConfigError(
+      f'pruning and duration.value = {config.duration.value} '
+      f'{config.duration.unit} do not fit: {error}'
+    ) from None
 
 
 def make_pruner(

@@ -138,8 +138,9 @@ def _compute_lines(summary: Mapping) -> Iterator[Line]:
     remark = 'of the dense model, at equal compute'
     yield Line('  equivalent', f'{equivalent:,}', remark)
   yield Line('Compute', f'{summary["compute_flops"]:.3e}', 'FLOPs, 6 N_avg D')
-  speed = f'{summary["tokens_per_second"]:,.0f}'
-  yield Line('Speed', speed, 'tokens per second')
+  speed = summary['tokens_per_second']
+  if speed is not None:
+    yield Line('Speed', f'{speed:,.0f}', 'tokens per second')
 
 
 def _laid_out(line: Line, lines: list[Line]) -> str:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,11 +21,11 @@ from jax_sparse_pretrain import history, pruning, sharding
 from jax_sparse_pretrain import schedule as schedule_lib
 from jax_sparse_pretrain.config import Config, ConfigError
 from jax_sparse_pretrain.model import counts
-from jax_sparse_pretrain.model.decoder import Decoder
+from jax_sparse_pretrain.model.decoder import Decoder, check_attention
 from jax_sparse_pretrain.training import evaluate as evaluate_lib
+from jax_sparse_pretrain.training import hardware, recipe, sinks
 from jax_sparse_pretrain.training import loss as loss_lib
 from jax_sparse_pretrain.training import optimizer as optimizer_lib
-from jax_sparse_pretrain.training import recipe
 from jax_sparse_pretrain.training import step as step_lib
 
 _VERSIONED = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain')
@@ -39,40 +39,45 @@ class Experiment:
     config: checked.
     plan: the pruning schedule and the number of steps.
     mesh: devices.
+    peak_flops: FLOP/s of all devices together; None if not known.
     header: of the mask history.
-    corpus: fingerprint of the data.
     abstract_state: shapes, types and shardings of the state.
     init: () -> fresh state, on the devices.
+    init_masks: params -> masks that keep everything.
     train_step: (state, rows, controls) -> (state, metrics); donates the state.
     count_nonzero: masks -> {kernel: counts per layer}.
-    controls: step -> controls of that step.
+    evaluate: params -> loss in nats.
     learning_rates: float32[steps].
+    controls: step -> controls of that step.
+    corpus: fingerprint of the data.
     batches: iterator over this process's rows, int32[rows, L + 1].
     to_devices: rows -> the global batch, sharded.
-    evaluate: params -> loss in nats.
     unigram_loss: of the evaluation rows, in nats.
   """
 
   config: Config
   plan: schedule_lib.Plan
   mesh: Mesh
+  peak_flops: float | None
   header: history.Header
-  corpus: dict[str, Any]
   abstract_state: step_lib.TrainState
   init: Callable[[], step_lib.TrainState]
+  init_masks: Callable[[Any], Any]
   train_step: Callable
   count_nonzero: Callable
-  controls: Callable[[int], step_lib.Controls]
+  evaluate: Callable[[Any], float]
   learning_rates: np.ndarray
+  controls: Callable[[int], step_lib.Controls]
+  corpus: dict[str, Any]
   batches: Iterator[np.ndarray]
   to_devices: Callable[[np.ndarray], jax.Array]
-  evaluate: Callable[[Any], float]
   unigram_loss: float
 
   @property
   def resolved(self) -> dict[str, Any]:
     """What `config.json` holds."""
     schedule = self.plan.schedule
+    device = self.mesh.devices.flat[0]
     return {
       'config': dataclasses.asdict(self.config),
       'plan': {
@@ -86,6 +91,7 @@ class Experiment:
       },
       'corpus': self.corpus,
       'mesh': dict(self.mesh.shape),
+      'hardware': {'kind': device.device_kind, 'peak_flops': self.peak_flops},
       'versions': {p: importlib.metadata.version(p) for p in _VERSIONED},
     }
 
@@ -100,22 +106,53 @@ def set_up(config: Config, devices=None) -> Experiment:
   Raises:
     ConfigError: for input that cannot work, naming the key.
   """
+  sinks.check(config.logging)
   plan = recipe.make_plan(config)
   mesh = sharding.make_mesh(config.mesh, devices)
   sharding.check_batch(config, mesh)
+  evaluation_batch = _evaluation_batch(config, mesh)
+  check_attention(config.model)
   model = Decoder(config.model, sharding.constrain_to(mesh))
   boxed = _abstract_params(model, config)
   kernels = find_kernels(boxed)
-  tx = optimizer_lib.make_optimizer(config.optimizer)
   pruner = recipe.make_pruner(config, kernels)
-
   params_sharding = sharding.parameter_shardings(mesh, boxed)
-  init = _make_init(model, config, tx, pruner)
-  abstract = jax.eval_shape(init)
-  shardings = _state_shardings(abstract, params_sharding, tx, mesh)
-  everywhere = sharding.replicated(mesh)
-  by_row = sharding.batch_sharding(mesh)
+  data = _open_data(config, mesh)
+  # Last, because it runs on the device; nothing can be refused from here on.
+  learning_rates = optimizer_lib.learning_rates(config.optimizer, plan.steps)
+  return Experiment(
+    config=config,
+    plan=plan,
+    mesh=mesh,
+    peak_flops=hardware.peak_of_mesh(mesh, config.logging.peak_flops),
+    header=_header(config, kernels),
+    learning_rates=learning_rates,
+    controls=recipe.make_controls(plan, pruner, learning_rates),
+    corpus=data.corpus,
+    batches=data.batches,
+    to_devices=functools.partial(
+      jax.make_array_from_process_local_data, sharding.batch_sharding(mesh)
+    ),
+    unigram_loss=evaluate_lib.unigram_loss(data.evaluation_rows),
+    evaluate=evaluate_lib.make_evaluate(
+      _apply(model),
+      data.evaluation_rows,
+      evaluation_batch,
+      params_sharding=params_sharding,
+      rows_sharding=sharding.batch_sharding(mesh),
+      loss_sharding=sharding.replicated(mesh),
+    ),
+    **_programs(config, mesh, model, kernels, pruner, params_sharding),
+  )
 
+
+class _Data(NamedTuple):
+  corpus: dict[str, Any]
+  batches: Iterator[np.ndarray]
+  evaluation_rows: np.ndarray
+
+
+def _open_data(config: Config, mesh: Mesh) -> _Data:
   corpus = data_lib.open_corpus(config.data)
   tokenizer = data_lib.load_tokenizer(config.data)
   _check_vocabulary(config, tokenizer)
@@ -125,7 +162,6 @@ def set_up(config: Config, devices=None) -> Experiment:
     n_rows=config.evaluation.rows,
     context_length=config.model.context_length,
   )
-  evaluation_batch = _evaluation_batch(config, mesh)
   batches = data_lib.train_batches(
     corpus.train,
     tokenizer,
@@ -134,51 +170,42 @@ def set_up(config: Config, devices=None) -> Experiment:
     streams=config.n_streams,
     seed=config.seed,
     prefetch=config.data.prefetch,
-    rows=sharding.local_rows(by_row, config.batch_size),
+    rows=sharding.local_rows(sharding.batch_sharding(mesh), config.batch_size),
   )
+  return _Data(corpus.fingerprint, batches, rows)
 
-  def apply(params, tokens):
-    return model.apply({'params': params}, tokens)
 
+def _programs(
+  config: Config, mesh: Mesh, model, kernels, pruner, params_sharding
+) -> dict[str, Any]:
+  """The jitted functions on a state, and what the state looks like."""
+  tx = optimizer_lib.make_optimizer(config.optimizer)
+  init = _make_init(model, config, tx, pruner)
+  abstract = jax.eval_shape(init)
+  shardings = _state_shardings(abstract, params_sharding, tx, mesh)
+  everywhere = sharding.replicated(mesh)
   train_step = step_lib.make_train_step(
-    loss_lib.make_loss_fn(apply, config.model.z_loss),
+    loss_lib.make_loss_fn(_apply(model), config.model.z_loss),
     tx,
     pruner,
     accumulation_steps=config.accumulation_steps,
   )
-  # Compiles; all that may be wrong with the input has been found by now.
-  learning_rates = optimizer_lib.learning_rates(config.optimizer, plan.steps)
-  return Experiment(
-    config=config,
-    plan=plan,
-    mesh=mesh,
-    header=_header(config, kernels),
-    corpus=corpus.fingerprint,
-    abstract_state=jax.tree.map(_abstract, abstract, shardings),
-    init=jax.jit(init, out_shardings=shardings),
-    train_step=jax.jit(
+  return {
+    'abstract_state': jax.tree.map(_abstract, abstract, shardings),
+    'init': jax.jit(init, out_shardings=shardings),
+    'init_masks': jax.jit(pruner.init, out_shardings=shardings.masks),
+    'train_step': jax.jit(
       train_step,
-      in_shardings=(shardings, by_row, everywhere),
+      in_shardings=(shardings, sharding.batch_sharding(mesh), everywhere),
       out_shardings=(shardings, everywhere),
       donate_argnums=0,
     ),
-    count_nonzero=_make_count(kernels, abstract.masks, everywhere),
-    controls=recipe.make_controls(plan, pruner, learning_rates),
-    learning_rates=learning_rates,
-    batches=batches,
-    to_devices=functools.partial(
-      jax.make_array_from_process_local_data, by_row
-    ),
-    evaluate=evaluate_lib.make_evaluate(
-      apply,
-      rows,
-      evaluation_batch,
-      params_sharding=params_sharding,
-      rows_sharding=by_row,
-      loss_sharding=everywhere,
-    ),
-    unigram_loss=evaluate_lib.unigram_loss(rows),
-  )
+    'count_nonzero': _make_count(kernels, abstract.masks, everywhere),
+  }
+
+
+def _apply(model: Decoder) -> loss_lib.Apply:
+  return lambda params, tokens: model.apply({'params': params}, tokens)
 
 
 def find_kernels(boxed: Any) -> dict[str, pruning.Kernel]:

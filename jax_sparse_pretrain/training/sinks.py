@@ -5,6 +5,7 @@ checkpoint k keeps what was written up to step k and forgets what came later:
 it will be written again.
 """
 
+import importlib.util
 import json
 import math
 import numbers
@@ -134,12 +135,9 @@ class WeightsAndBiases:
     directory: os.PathLike | str,
     settings: Mapping[str, Any],
   ):
-    try:
-      import wandb
-    except ImportError:
-      raise config.ConfigError(
-        f'logging.wandb_project = {project!r}: needs wandb: pip install wandb'
-      ) from None
+    check(config.Logging(wandb_project=project))
+    import wandb
+
     self._run = wandb.init(
       project=project,
       dir=os.fspath(directory),
@@ -155,6 +153,15 @@ class WeightsAndBiases:
 
   def close(self) -> None:
     self._run.finish()
+
+
+def check(logging: config.Logging) -> None:
+  """Raises ConfigError if a sink that is asked for is not installed."""
+  name = logging.wandb_project
+  if name and importlib.util.find_spec('wandb') is None:
+    raise config.ConfigError(
+      f'logging.wandb_project = {name!r}: needs wandb: pip install wandb'
+    )
 
 
 def _run_id(directory: pathlib.Path) -> str:

@@ -93,6 +93,8 @@ def make_train_step(
     )
     params = pruner.mask(optax.apply_updates(params, updates), masks)
     metrics['grad_norm'] = optax.tree.norm(grads)
+    # Not finite as soon as the update was not: a checkpoint waits for it.
+    metrics['param_norm'] = optax.tree.norm(params)
     return TrainState(state.step + 1, params, opt_state, masks), metrics
 
   return train_step

@@ -1,12 +1,17 @@
 """The files of a run, and who may write to them."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
-from typing import Any
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain.config import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +25,6 @@ class Workdir:
     return self.root / 'config.json'
 
   @property
-  def metrics(self) -> pathlib.Path:
-    return self.root / 'metrics.jsonl'
-
-  @property
   def history(self) -> pathlib.Path:
     return self.root / 'mask_history.jsonl'
 
@@ -35,75 +36,149 @@ class Workdir:
   def summary(self) -> pathlib.Path:
     return self.root / 'summary.json'
 
+  @property
+  def has_checkpoints(self) -> bool:
+    return self.checkpoints.is_dir() and any(
+      path.name.isdigit() for path in self.checkpoints.iterdir()
+    )
 
-def open_workdir(path: str) -> Workdir:
+
+class Previous(NamedTuple):
+  """The run that a workdir holds.
+
+  Attributes:
+    resolved: its `config.json`.
+    changes: how the config of now alters it, `key: old -> new`.
+  """
+
+  resolved: dict[str, Any]
+  changes: list[str]
+
+
+def open_workdir(path: str | os.PathLike) -> Workdir:
   """Creates the directory.
 
   Raises:
     ConfigError: if it cannot be created or written.
   """
+  where = f'--workdir = {path}: must be a local directory that can be written'
+  if '://' in str(path):
+    raise ConfigError(where)
   root = pathlib.Path(path).expanduser()
   try:
     root.mkdir(parents=True, exist_ok=True)
     probe = root / '.writable'
     probe.touch()
     probe.unlink()
+    (root / 'checkpoints').mkdir(exist_ok=True)
   except OSError as error:
-    raise config_lib.ConfigError(
-      f'--workdir = {path}: must be a directory that can be written '
-      f'({error.strerror})'
-    ) from None
+    raise ConfigError(f'{where} ({error.strerror})') from None
   return Workdir(root)
 
 
-def check_same_run(workdir: Workdir, resolved: dict, fork: bool) -> list[str]:
+@contextlib.contextmanager
+def locked(workdir: Workdir) -> Iterator[None]:
+  """Keeps a second process out for as long as this one lives.
+
+  Raises:
+    ConfigError: if another process is at work in it.
+  """
+  with open(workdir.root / '.lock', 'w') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise ConfigError(
+        f'--workdir = {workdir.root}: another process is training in it'
+      ) from None
+    yield
+
+
+def check_same_run(
+  workdir: Workdir, resolved: dict, fork: bool
+) -> Previous | None:
   """Refuses to continue a run under a config that alters it.
 
   Args:
     workdir: of the run.
-    resolved: what `config.json` is to hold: `config` and `corpus`.
+    resolved: what `config.json` is to hold.
     fork: whether the user asked for a fork.
 
-  Returns:
-    The alterations of a fork, `key: old -> new`.
-
   Raises:
-    ConfigError: naming the keys that differ.
+    ConfigError: naming the keys that differ, or the file that is missing.
   """
+  where = f'--workdir = {workdir.root}'
   if not workdir.config.exists():
-    return []
+    if workdir.has_checkpoints:
+      raise ConfigError(f'{where}: has checkpoints but no config.json')
+    return None
+  if workdir.has_checkpoints and not workdir.history.exists():
+    raise ConfigError(f'{where}: has checkpoints but no mask_history.jsonl')
+  before = _read_resolved(workdir)
+  changes = config_lib.alterations(before['config'], resolved['config'])
+  if before['corpus'] != resolved['corpus']:
+    changes['new run'].append('data: the corpus has changed')
+  _refuse(where, changes, fork)
+  _warn_of_rounding(before, resolved)
+  return Previous(before, changes['fork'])
+
+
+def _read_resolved(workdir: Workdir) -> dict[str, Any]:
   try:
-    before = json.loads(workdir.config.read_text())
-    changes = config_lib.alterations(before['config'], resolved['config'])
-    if before['corpus'] != resolved['corpus']:
-      changes.append('data: the corpus has changed')
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise config_lib.ConfigError(
-      f'{workdir.config}: is not the config of a run ({error!r})'
+    resolved = json.loads(workdir.config.read_text())
+    config_lib.from_dict(resolved['config'])
+    return {'corpus': None, 'plan': {}, 'mesh': {}, 'versions': {}, **resolved}
+  except (ValueError, KeyError, TypeError) as error:
+    raise ConfigError(
+      f'{workdir.config}: is not the config of a run ({error})'
     ) from None
-  if changes and not fork:
-    raise config_lib.ConfigError(
-      f'--workdir = {workdir.root}: holds a run with another config; '
-      f'{"; ".join(changes)}. Use another workdir, or --fork to go on from '
-      'its checkpoint under the new config'
+
+
+def _refuse(where: str, changes: dict[str, list[str]], fork: bool) -> None:
+  if changes['new run']:
+    raise ConfigError(
+      f'{where}: holds a run that cannot go on with '
+      f'{"; ".join(changes["new run"])}. Use another workdir'
     )
-  return changes
+  if changes['fork'] and not fork:
+    raise ConfigError(
+      f'{where}: holds a run with another config; '
+      f'{"; ".join(changes["fork"])}. Use another workdir, or --fork to go on '
+      'from its newest checkpoint under the new config'
+    )
+
+
+def _warn_of_rounding(before: dict, now: dict) -> None:
+  for name in ('mesh', 'versions'):
+    if before[name] != now[name]:
+      warnings.warn(
+        f'{name}: {before[name]} before, {now[name]} now; results will differ '
+        'by floating-point rounding from those of an unchanged run',
+        stacklevel=3,
+      )
 
 
 def write_config(
-  workdir: Workdir, resolved: dict, step: int, changes: list[str]
+  workdir: Workdir, resolved: dict, previous: Previous | None, step: int
 ) -> None:
   """Writes `config.json`; every fork adds to its list of `forks`."""
-  forks = []
-  if step and workdir.config.exists():
-    forks = json.loads(workdir.config.read_text()).get('forks', [])
-  if step and changes:
-    forks.append({'step': step, 'changes': changes})
+  forks = previous.resolved.get('forks', []) if previous and step else []
+  if previous and previous.changes and step:
+    forks = [*forks, {'step': step, 'changes': previous.changes}]
   write_json(workdir.config, {**resolved, 'forks': forks})
+
+
+def finished_summary(workdir: Workdir, steps: int) -> dict[str, Any] | None:
+  """The summary of a run of `steps` steps that is complete, or None."""
+  try:
+    summary = json.loads(workdir.summary.read_text())
+    is_finished = summary['completed'] and summary['steps'] == steps
+  except (OSError, ValueError, KeyError, TypeError):
+    return None  # It is derived: the run goes on and writes it again.
+  return summary if is_finished else None
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Replaces the file in one step, so that a reader never sees half of it."""
   temporary = path.with_name(path.name + '.tmp')
-  temporary.write_text(json.dumps(value, indent=2) + '\n')
+  temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + '\n')
   os.replace(temporary, path)

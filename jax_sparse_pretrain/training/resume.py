@@ -1,0 +1,114 @@
+"""Where a run begins: fresh, from its checkpoint, or as a fork of it."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jax_sparse_pretrain import history
+from jax_sparse_pretrain.config import ConfigError
+from jax_sparse_pretrain.training import workdir as workdir_lib
+from jax_sparse_pretrain.training.checkpoint import Checkpoints
+from jax_sparse_pretrain.training.setup import Experiment
+from jax_sparse_pretrain.training.step import TrainState
+
+
+class Start(NamedTuple):
+  """Attributes:
+
+  step: finished steps.
+  state: after them.
+  carried: what the checkpoint carries for the loop; empty for a fresh run.
+  """
+
+  step: int
+  state: TrainState
+  carried: dict[str, Any]
+
+
+def start_or_resume(
+  experiment: Experiment,
+  checkpoints: Checkpoints,
+  previous: workdir_lib.Previous | None,
+) -> Start:
+  """State and data as the newest checkpoint has them, or as at the start."""
+  like = experiment.abstract_state
+  gains_masks = like.masks is not None and _was_dense(previous)
+  if gains_masks:
+    like = like.replace(masks=None)
+  restored = checkpoints.restore_newest(like)
+  if restored is None:
+    return Start(0, experiment.init(), {})
+  experiment.batches.set_state(restored.data)
+  state = restored.state
+  if gains_masks:
+    state = state.replace(masks=experiment.init_masks(state.params))
+  return Start(restored.step, state, restored.progress)
+
+
+def check_fork(
+  experiment: Experiment,
+  previous: workdir_lib.Previous | None,
+  saved_steps: Sequence[int],
+) -> None:
+  """Refuses a fork that would not do what its config says.
+
+  Raises:
+    ConfigError: if no step is left, if sparsity falls, or if mask updates of
+      a new schedule lie in the past.
+  """
+  if not saved_steps or previous is None or not previous.changes:
+    return
+  step, plan = saved_steps[-1], experiment.plan
+  if step >= plan.steps:
+    raise ConfigError(
+      f'duration = {plan.steps} steps: must exceed the {step} that the '
+      'checkpoint has finished'
+    )
+  before = previous.resolved['config']['pruning']
+  sparsity = experiment.config.pruning.sparsity
+  if sparsity < before['sparsity']:
+    raise ConfigError(
+      f'pruning.sparsity = {sparsity}: must be at least that of the run, '
+      f'{before["sparsity"]}: a pruned weight does not return'
+    )
+  if _schedule(experiment.resolved) == _schedule(previous.resolved):
+    return
+  if plan.schedule.sparsity and plan.schedule.start < step:
+    raise ConfigError(
+      f'pruning.start, step {plan.schedule.start} of the new schedule: must be '
+      f'at least {step}, where the checkpoint is; or keep the schedule of the '
+      f"run with pruning.unit = 'steps' and {_as_steps(previous.resolved)}"
+    )
+
+
+def _was_dense(previous: workdir_lib.Previous | None) -> bool:
+  return (
+    previous is not None
+    and previous.resolved['config']['pruning']['sparsity'] == 0
+  )
+
+
+def _schedule(resolved: dict[str, Any]) -> tuple:
+  pruning, plan = resolved['config']['pruning'], resolved['plan']
+  kind = [pruning[k] for k in ('sparsity', 'schedule', 'distribution')]
+  return (*kind, *(plan.get(k) for k in ('start', 'end', 'every')))
+
+
+def _as_steps(resolved: dict[str, Any]) -> str:
+  return ', '.join(
+    f'pruning.{k} = {resolved["plan"][k]}' for k in ('start', 'end', 'every')
+  )
+
+
+def rewind_files(
+  experiment: Experiment,
+  workdir: workdir_lib.Workdir,
+  previous: workdir_lib.Previous | None,
+  step: int,
+) -> None:
+  """Files on disk go back to the checkpoint; what follows is redone."""
+  workdir_lib.write_config(workdir, experiment.resolved, previous, step)
+  workdir.summary.unlink(missing_ok=True)
+  if step:
+    history.truncate(workdir.history, step)
+  else:
+    history.create(workdir.history, experiment.header)

@@ -213,15 +213,23 @@ def alterations(
   return changes
 
 
+# Checks that involve more than one key: (whether it holds, what to say if not).
+_Check = tuple[bool, str]
+
+
 def _check_together(config: Config) -> None:
-  """Checks that involve more than one key."""
-  for ok, message in _cross_checks(config):
-    if not ok:
+  for holds, message in (
+    *_model_checks(config.model),
+    *_batch_checks(config),
+    *_optimizer_checks(config.optimizer),
+    *_pruning_checks(config.pruning),
+    *_mesh_checks(config.mesh),
+  ):
+    if not holds:
       raise ConfigError(message)
 
 
-def _cross_checks(config: Config) -> Iterator[tuple[bool, str]]:
-  model, data, pruning = config.model, config.data, config.pruning
+def _model_checks(model: Model) -> Iterator[_Check]:
   yield (
     model.d_model % model.n_heads == 0,
     f'model.d_model = {model.d_model}: must be divisible by '
@@ -233,22 +241,39 @@ def _cross_checks(config: Config) -> Iterator[tuple[bool, str]]:
     'must be even for rotary embeddings',
   )
   yield (
+    model.attention != 'cudnn' or model.compute_dtype == 'bfloat16',
+    f"model.attention = 'cudnn': needs model.compute_dtype = 'bfloat16', not "
+    f'{model.compute_dtype!r}',
+  )
+
+
+def _batch_checks(config: Config) -> Iterator[_Check]:
+  yield (
     config.batch_size % config.accumulation_steps == 0,
     f'batch_size = {config.batch_size}: must be divisible by '
     f'accumulation_steps = {config.accumulation_steps}',
   )
   yield (
     config.batch_size % config.n_streams == 0,
-    f'data.streams = {data.streams}: must divide '
+    f'data.streams = {config.data.streams}: must divide '
     f'batch_size = {config.batch_size}',
   )
-  optimizer = config.optimizer
+  yield (
+    config.data.source == 'stdlib' or config.data.path != '',
+    f"data.path = '': must be set when data.source is {config.data.source!r}",
+  )
+
+
+def _optimizer_checks(optimizer: Optimizer) -> Iterator[_Check]:
   yield (
     optimizer.schedule != 'warmup_stable_decay'
     or optimizer.warmup_fraction + optimizer.decay_fraction <= 1,
     f'optimizer.decay_fraction = {optimizer.decay_fraction}: must be at most '
     f'1 - optimizer.warmup_fraction = {1 - optimizer.warmup_fraction}',
   )
+
+
+def _pruning_checks(pruning: Pruning) -> Iterator[_Check]:
   yield (
     pruning.start <= pruning.end,
     f'pruning.start = {pruning.start}: must be at most '
@@ -265,16 +290,10 @@ def _cross_checks(config: Config) -> Iterator[tuple[bool, str]]:
     f'pruning.start = {pruning.start}, pruning.end = {pruning.end}: must be '
     "whole numbers when pruning.unit is 'steps'",
   )
+
+
+def _mesh_checks(mesh: Mesh) -> Iterator[_Check]:
   yield (
-    model.attention != 'cudnn' or model.compute_dtype == 'bfloat16',
-    f"model.attention = 'cudnn': needs model.compute_dtype = 'bfloat16', not "
-    f'{model.compute_dtype!r}',
-  )
-  yield (
-    (data.source == 'stdlib') or data.path != '',
-    f"data.path = '': must be set when data.source is {data.source!r}",
-  )
-  yield (
-    [config.mesh.data, config.mesh.fsdp, config.mesh.tensor].count(-1) <= 1,
+    [mesh.data, mesh.fsdp, mesh.tensor].count(-1) <= 1,
     'mesh: at most one of mesh.data, mesh.fsdp and mesh.tensor may be -1',
   )

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from jax_sparse_pretrain.training import setup
-from jax_sparse_pretrain.training.checkpoint import Checkpoints
+from jax_sparse_pretrain.training.checkpoint import CheckpointError, Checkpoints
 from jax_sparse_pretrain.training.step import TrainState
 
 ONE = (('data', 1), ('fsdp', 1), ('tensor', 1))
@@ -106,6 +106,13 @@ def test_a_state_comes_back_to_the_bit(opened, before, after, sparsity):
 
 def test_no_checkpoint_is_none(opened):
   assert opened().restore_newest(abstract_state()) is None
+
+
+def test_a_dense_checkpoint_has_no_masks_to_give(opened):
+  states = saved(opened, 7, like=abstract_state(sparsity=0.0))
+  restored = opened().restore_newest(abstract_state(sparsity=0.8))
+  assert restored.state.masks is None
+  assert_same_bits(jax.device_get(restored.state), states[7])
 
 
 def test_only_the_newest_are_kept(opened, tmp_path):
@@ -223,7 +230,7 @@ def test_the_newest_is_named_if_none_can_be_read(opened, tmp_path):
   saved(opened, 4, 5)
   for step in '45':
     delete_index(tmp_path / 'checkpoints' / step)
-  with pytest.raises(RuntimeError, match='no checkpoint .* the newest, 5,'):
+  with pytest.raises(CheckpointError, match='no checkpoint .* the newest, 5,'):
     opened().restore_newest(abstract_state())
   # Nothing is moved: a person may still want to look.
   assert not (tmp_path / 'unreadable').exists()

@@ -78,7 +78,7 @@ def arrays_of(directory, step):
   """The state in a checkpoint as nested dicts, read by Orbax alone."""
   path = directory / 'checkpoints' / str(step) / 'state'
   with ocp.StandardCheckpointer() as checkpointer:
-    return checkpointer.restore(path)
+    return jax.device_get(checkpointer.restore(path))
 
 
 def kernels_of(params):
@@ -404,26 +404,61 @@ def test_a_loss_that_is_not_finite_stops_the_run(finished, tmp_path, capsys):
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state))
 
 
-def test_a_sparse_run_may_branch_from_a_dense_one(tmp_path, capsys):
+DENSE = ['--config.pruning.sparsity=0', '--config.duration.value=9']
+
+
+@pytest.fixture(scope='module')
+def dense(tmp_path_factory):
+  """The files of a dense run of nine steps."""
+  directory = tmp_path_factory.mktemp('dense') / 'run'
+  assert train.main(command(directory, *DENSE)) == 0
+  return directory
+
+
+def test_a_dense_run_has_one_row_of_history_and_no_masks(dense):
+  past = history.read(dense / 'mask_history.jsonl')
+  [row] = past.rows
+  assert row.step == 0
+  assert row.nonzero == past.header.linear_parameters
+  assert not arrays_of(dense, 9).get('masks')
+  summary = json.loads((dense / 'summary.json').read_text())
+  assert summary['sparsity'] == 0
+  assert summary['average_parameters'] == summary['linear_parameters']
+  assert (dense / 'training.png').exists()
+
+
+def die_in_the_first_step_of_a_fork(run, argv):
+  config = train.load_config(str(SMOKE), argv[2:])
+  experiment = setup.set_up(config)
+
+  def controls(step):
+    raise InterruptedError(f'step {step}')
+
+  files = workdir.open_workdir(run)
+  previous = workdir.check_same_run(files, experiment.resolved, fork=True)
+  doomed = dataclasses.replace(experiment, controls=controls)
+  with StopRequest() as stop, pytest.raises(InterruptedError):
+    loop.train(doomed, files, stop, previous)
+
+
+def test_a_sparse_run_may_branch_from_a_dense_one(dense, tmp_path, capsys):
   run = tmp_path / 'run'
-  dense = command(
-    run, '--config.pruning.sparsity=0', '--config.duration.value=9'
-  )
-  assert train.main(dense) == 0
-  before = arrays_of(run, 9)['params']
+  shutil.copytree(dense, run)
   sparse = command(
     run, '--config.duration.value=12', '--config.pruning.unit=steps',
-    '--config.pruning.start=9', '--config.pruning.end=11', '--fork',
+    '--config.pruning.start=9', '--config.pruning.end=11',
   )  # fmt: skip
+  die_in_the_first_step_of_a_fork(run, sparse)
+  # The config is that of the fork by now, the checkpoint still a dense one.
   assert train.main(sparse) == 0
   past = history.read(run / 'mask_history.jsonl')
   assert [row.step for row in past.rows] == [0, 9, 11]
   n = past.header.linear_parameters
   assert past.rows[-1].nonzero == round(n * 0.2)
-  assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(before))
   capsys.readouterr()
   # And not back: what is pruned stays pruned.
-  assert train.main([*dense, '--config.duration.value=15', '--fork']) == 2
+  backwards = command(run, *DENSE, '--config.duration.value=15')
+  assert train.main([*backwards, '--fork']) == 2
   assert 'sparsity = 0.0: must be at least' in capsys.readouterr().err
 
 
@@ -462,6 +497,18 @@ def test_only_one_process_trains_in_a_workdir(finished, capsys):
   assert 'another process is training in it' in line
 
 
+def test_a_run_without_a_readable_checkpoint_fails(finished, tmp_path, capsys):
+  run = rewound(finished, tmp_path / 'run', 30)
+  for path in run.glob('checkpoints/*/state/_METADATA'):
+    path.unlink()
+  before = files_of(run)
+  assert train.main(command(run)) == 1
+  [line] = capsys.readouterr().err.splitlines()
+  assert line.startswith('error: ')
+  assert 'the newest, 30,' in line
+  assert files_of(run) == before
+
+
 @pytest.mark.parametrize('name', ['config.json', 'mask_history.jsonl'])
 def test_a_workdir_that_lost_a_file_is_refused(
   finished, tmp_path, capsys, name
@@ -494,23 +541,6 @@ def test_another_mesh_is_taken_with_a_warning(finished, tmp_path):
   argv = command(run, '--config.mesh.fsdp=2', '--config.mesh.tensor=2')
   with pytest.warns(UserWarning, match="^mesh: .*'fsdp': 2"):
     assert train.main(argv) == 0
-
-
-def test_a_dense_run_has_one_row_of_history_and_no_masks(tmp_path):
-  run = tmp_path / 'run'
-  argv = command(
-    run, '--config.pruning.sparsity=0', '--config.duration.value=3'
-  )
-  assert train.main(argv) == 0
-  past = history.read(run / 'mask_history.jsonl')
-  [row] = past.rows
-  assert row.step == 0
-  assert row.nonzero == past.header.linear_parameters
-  assert not arrays_of(run, 3).get('masks')
-  summary = json.loads((run / 'summary.json').read_text())
-  assert summary['sparsity'] == 0
-  assert summary['average_parameters'] == summary['linear_parameters']
-  assert (run / 'training.png').exists()
 
 
 def test_a_signal_stops_the_run_at_the_end_of_its_step(tmp_path):

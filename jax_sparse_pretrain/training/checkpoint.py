@@ -13,8 +13,6 @@ import orbax.checkpoint as ocp
 
 from jax_sparse_pretrain.training.step import TrainState
 
-_ITEMS = ('state', 'data', 'progress')
-
 
 class CheckpointError(RuntimeError):
   """No checkpoint of the run can be read."""
@@ -53,7 +51,13 @@ class Checkpoints:
 
   def _open(self) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
-      self._directory.absolute(), options=self._options, item_names=_ITEMS
+      self._directory.absolute(),
+      options=self._options,
+      item_handlers={
+        'state': ocp.StandardCheckpointHandler(),
+        'data': ocp.JsonCheckpointHandler(),
+        'progress': ocp.JsonCheckpointHandler(),
+      },
     )
 
   def steps(self) -> list[int]:
@@ -80,7 +84,8 @@ class Checkpoints:
     been read, moved to `unreadable/` beside the directory.
 
     Args:
-      like: abstract arrays with shardings.
+      like: abstract arrays with shardings. Where it has masks and the
+        checkpoint, of a dense run, has none, the restored state has none.
 
     Raises:
       CheckpointError: if there are checkpoints and none can be read.
@@ -103,6 +108,8 @@ class Checkpoints:
     return None
 
   def _restore(self, step: int, like: TrainState) -> Restored:
+    if self._manager.item_metadata(step).state['masks'] is None:
+      like = like.replace(masks=None)
     items = self._manager.restore(
       step,
       args=ocp.args.Composite(

@@ -65,7 +65,7 @@ def train(
     )
     stack.enter_context(contextlib.closing(checkpoints))
     resume.check_fork(experiment, previous, checkpoints.steps())
-    start = resume.start_or_resume(experiment, checkpoints, previous)
+    start = resume.start_or_resume(experiment, checkpoints)
     sinks: list[sinks_lib.Sink] = []
     if jax.process_index() == 0:
       sinks = sinks_lib.open_sinks(

@@ -24,22 +24,14 @@ class Start(NamedTuple):
   carried: dict[str, Any]
 
 
-def start_or_resume(
-  experiment: Experiment,
-  checkpoints: Checkpoints,
-  previous: workdir_lib.Previous | None,
-) -> Start:
+def start_or_resume(experiment: Experiment, checkpoints: Checkpoints) -> Start:
   """State and data as the newest checkpoint has them, or as at the start."""
-  like = experiment.abstract_state
-  gains_masks = like.masks is not None and _was_dense(previous)
-  if gains_masks:
-    like = like.replace(masks=None)
-  restored = checkpoints.restore_newest(like)
+  restored = checkpoints.restore_newest(experiment.abstract_state)
   if restored is None:
     return Start(0, experiment.init(), {})
   experiment.batches.set_state(restored.data)
   state = restored.state
-  if gains_masks:
+  if state.masks is None and experiment.abstract_state.masks is not None:
     state = state.replace(masks=experiment.init_masks(state.params))
   return Start(restored.step, state, restored.progress)
 
@@ -78,13 +70,6 @@ def check_fork(
       f'at least {step}, where the checkpoint is; or keep the schedule of the '
       f"run with pruning.unit = 'steps' and {_as_steps(previous.resolved)}"
     )
-
-
-def _was_dense(previous: workdir_lib.Previous | None) -> bool:
-  return (
-    previous is not None
-    and previous.resolved['config']['pruning']['sparsity'] == 0
-  )
 
 
 def _schedule(resolved: dict[str, Any]) -> tuple:

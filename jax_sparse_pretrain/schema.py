@@ -22,15 +22,10 @@ class Allowed(NamedTuple):
   test: Callable[[Any], bool]
 
 
-# Counts, sizes and steps: what an int32 on the device can hold.
-LARGEST = 2**31 - 1
-
-
-def at_least(low: float, high: float = LARGEST) -> Allowed:
-  words = f'at least {low}'
-  if high != LARGEST:
-    words += f' and at most {high}'
-  return Allowed(words, lambda value: low <= value <= high)
+def at_least(low: float) -> Allowed:
+  return Allowed(
+    f'at least {low} and below 2^31', lambda value: low <= value < 2**31
+  )
 
 
 POSITIVE = Allowed('greater than 0', lambda value: value > 0)

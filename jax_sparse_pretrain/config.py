@@ -105,8 +105,16 @@ class Pruning:
   """Which share of the linear parameters goes, when."""
 
   sparsity: float = key(0.0, BELOW_ONE)  # 0: a dense run
-  schedule: Literal['geometric', 'cubic'] = key('geometric')
-  distribution: Literal['global', 'uniform'] = key('global')
+  schedule: Literal[
+    'geometric', 'cubic', 'polynomial', 'linear', 'one_shot', 'constant'
+  ] = key('geometric')
+  power: float = key(3.0, POSITIVE)  # of 'polynomial'
+  # One threshold over all kernels, or a sparsity for each layer: the same, or
+  # in proportion to its dimensions (Erdos-Renyi).
+  distribution: Literal['global', 'uniform', 'erk'] = key('global')
+  exempt: tuple[str, ...] = fixed(())  # patterns of kernels that stay dense
+  # (pattern, sparsity) pairs for kernels that differ; 'uniform' and 'erk'.
+  sparsities: tuple[tuple[str, float], ...] = key(())
   start: float = key(0.25, at_least(0))
   end: float = key(0.75, at_least(0))
   unit: Literal['compute_fraction', 'step_fraction', 'steps'] = key(

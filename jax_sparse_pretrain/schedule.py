@@ -3,11 +3,6 @@
 The one definition of a schedule. The planner and the analysis call it on
 arrays of steps; the jitted step reads the tables it makes (`update_steps`,
 `kept_fractions`), so nothing is computed twice. NumPy only.
-
-A step costs what its kept weights cost. With T the steps of a dense run of
-equal compute and g the mean density of the ramp, the paper's 25/50/25 of
-compute is a dense phase of 0.25 T steps, a ramp of 0.50 T / g and a recovery
-of 0.25 T / (1 - s) (arXiv 2501.12486, section 3).
 """
 
 import dataclasses
@@ -18,8 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Tables of this length are made on the host; no real run is near it.
-MAX_STEPS = 100_000_000
+# Tables of this length are made on the host; no real schedule is near it.
 MAX_UPDATES = 1_000_000
 
 
@@ -35,6 +29,9 @@ class PruningSchedule:
     start: first update step.
     end: last update step; the target is reached there exactly.
     every: steps between updates.
+    power: of the shape 'polynomial'.
+    share: of all linear parameters, those on which the schedule acts; less
+      than 1 where kernels are exempt. Counts in density and compute.
   """
 
   shape: str
@@ -42,6 +39,8 @@ class PruningSchedule:
   start: int
   end: int
   every: int
+  power: float = 3.0
+  share: float = 1.0
 
   def __post_init__(self):
     if self.shape not in SHAPES:
@@ -52,6 +51,10 @@ class PruningSchedule:
       raise ValueError(f'start {self.start}, end {self.end}: 0 <= start <= end')
     if self.every < 1:
       raise ValueError(f'every {self.every}: must be at least 1')
+    if self.shape == 'one_shot' and self.start != self.end:
+      raise ValueError(
+        f'start {self.start}, end {self.end}: must be equal for one_shot'
+      )
     if (self.end - self.start) // self.every >= MAX_UPDATES:
       raise ValueError(
         f'start {self.start}, end {self.end}, every {self.every}: at most '
@@ -66,27 +69,40 @@ class PruningSchedule:
 
   @functools.cached_property
   def kept_fractions(self) -> np.ndarray:
-    """Fraction kept after each update, non-increasing: float64[n]."""
+    """Fraction of its weights kept after each update, float64[n].
+
+    Non-increasing.
+    """
     kept = SHAPES[self.shape].kept(self)
     kept[-1] = 1 - self.sparsity
     return kept
 
+  @functools.cached_property
+  def _densities(self) -> np.ndarray:
+    """Of all linear parameters: before the first update, after each."""
+    return (1 - self.share) + self.share * np.append(1.0, self.kept_fractions)
+
   def density(self, steps) -> np.ndarray:
-    """Fraction kept in the forward pass of `steps` (any shape)."""
+    """Fraction of all linear parameters in the forward pass of `steps`."""
     n_updates_done = np.searchsorted(self.update_steps, steps, side='right')
-    return np.append(1.0, self.kept_fractions)[n_updates_done]
+    return self._densities[n_updates_done]
 
   def compute(self, steps: int) -> float:
     """Sum of the density over the first `steps` steps, in dense steps."""
     bounds = np.concatenate([[0], self.update_steps, [steps]]).clip(max=steps)
-    return float(np.diff(bounds) @ np.append(1.0, self.kept_fractions))
+    return float(np.diff(bounds) @ self._densities)
 
 
 class Shape(NamedTuple):
-  """A ramp: its kept fractions, and their mean in the continuous limit."""
+  """A ramp: its kept fractions, and their mean in the continuous limit.
+
+  Attributes:
+    kept: schedule -> float64[n].
+    mean_density: (sparsity, power) -> mean over the ramp.
+  """
 
   kept: Callable[[PruningSchedule], np.ndarray]
-  mean_density: Callable[[float], float]
+  mean_density: Callable[[float, float], float]
 
 
 def _geometric_kept(schedule: PruningSchedule) -> np.ndarray:
@@ -95,168 +111,51 @@ def _geometric_kept(schedule: PruningSchedule) -> np.ndarray:
   return (1 - schedule.sparsity) ** (np.arange(1, n + 1) / n)
 
 
-def _geometric_mean(sparsity: float) -> float:
+def _geometric_mean(sparsity: float, power: float) -> float:
+  del power
   return sparsity / -math.log1p(-sparsity) if sparsity else 1.0
 
 
-def _cubic_kept(schedule: PruningSchedule) -> np.ndarray:
-  """1 - s (1 - (1 - p)^3) of Zhu & Gupta (arXiv 1710.01878).
+def _polynomial_kept(schedule: PruningSchedule, power: float) -> np.ndarray:
+  """1 - s (1 - (1 - p)^power), after Zhu & Gupta (arXiv 1710.01878).
 
   Progress p counts the update's own step, (t + 1 - start) / (end - start), as
   in jaxpruner.
   """
   length = max(schedule.end - schedule.start, 1)
   progress = (schedule.update_steps + 1 - schedule.start) / length
-  return 1 - schedule.sparsity * (1 - (1 - progress.clip(max=1)) ** 3)
+  return 1 - schedule.sparsity * (1 - (1 - progress.clip(max=1)) ** power)
 
 
-def _cubic_mean(sparsity: float) -> float:
-  return 1 - 0.75 * sparsity
+def _polynomial_mean(sparsity: float, power: float) -> float:
+  return 1 - sparsity * power / (power + 1)
+
+
+def _constant_kept(schedule: PruningSchedule) -> np.ndarray:
+  """The target from the first update on."""
+  return np.full(len(schedule.update_steps), 1 - schedule.sparsity)
+
+
+def _constant_mean(sparsity: float, power: float) -> float:
+  del power
+  return 1 - sparsity
+
+
+def _polynomial(power: float) -> Shape:
+  return Shape(
+    lambda schedule: _polynomial_kept(schedule, power),
+    lambda sparsity, _: _polynomial_mean(sparsity, power),
+  )
 
 
 SHAPES = {
   'geometric': Shape(_geometric_kept, _geometric_mean),
-  'cubic': Shape(_cubic_kept, _cubic_mean),
+  'polynomial': Shape(
+    lambda schedule: _polynomial_kept(schedule, schedule.power),
+    _polynomial_mean,
+  ),
+  'cubic': _polynomial(3.0),
+  'linear': _polynomial(1.0),
+  'one_shot': Shape(_constant_kept, _constant_mean),
+  'constant': Shape(_constant_kept, _constant_mean),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """A schedule and the length of its run.
-
-  Attributes:
-    schedule: when to prune.
-    steps: steps of the run.
-  """
-
-  schedule: PruningSchedule
-  steps: int
-
-  @property
-  def dense_steps(self) -> float:
-    """Steps of the dense run of equal compute."""
-    return self.schedule.compute(self.steps)
-
-  @property
-  def mean_density(self) -> float:
-    """Average over steps of the kept fraction: planned N_avg / N."""
-    return self.dense_steps / self.steps
-
-  @property
-  def compute_fractions(self) -> tuple[float, float]:
-    """(start, end) of the ramp as fractions of the run's compute."""
-    ramp = (self.schedule.start, self.schedule.end)
-    start, end = (self.schedule.compute(t) / self.dense_steps for t in ramp)
-    return start, end
-
-
-def plan(
-  *,
-  shape: str,
-  sparsity: float,
-  start: float,
-  end: float,
-  unit: str,
-  every: int,
-  steps: int | None = None,
-  dense_steps: int | None = None,
-) -> Plan:
-  """Turns fractions of compute or of steps into whole steps.
-
-  Args:
-    shape: a key of `SHAPES`.
-    sparsity: final sparsity, in [0, 1).
-    start: first update, in `unit`.
-    end: last update, in `unit`.
-    unit: 'compute_fraction', 'step_fraction' or 'steps'.
-    every: steps between updates; the ramp is a whole number of them.
-    steps: length of the run; or
-    dense_steps: its compute, in steps of the dense model. The run is then as
-      long as it takes, to within half a step of the sparse model.
-
-  Raises:
-    ValueError: if not exactly one length is given, if no period fits into
-      the ramp, if the last update leaves no step after it, or if the run is
-      longer than `MAX_STEPS`.
-  """
-  if (steps is None) == (dense_steps is None):
-    raise ValueError('give one of steps and dense_steps')
-  _check_length(steps or dense_steps)
-  if sparsity == 0:
-    length = steps or dense_steps
-    return Plan(PruningSchedule(shape, 0.0, 0, 0, every), length)
-  phases = _phases(shape, sparsity, start, end, unit)
-  if unit == 'steps':
-    schedule = PruningSchedule(shape, sparsity, int(start), int(end), every)
-  elif unit == 'step_fraction':
-    total = steps or round(dense_steps / phases.density)
-    schedule = _ramp(
-      shape, sparsity, every, round(start * total), (end - start) * total
-    )
-  else:
-    compute = dense_steps or steps * phases.density
-    schedule = _compute_ramp(
-      shape, sparsity, every, start * compute, end * compute, phases.ramp
-    )
-  if steps is None:
-    recovery = (dense_steps - schedule.compute(schedule.end)) / (1 - sparsity)
-    steps = schedule.end + round(recovery)
-  _check_length(steps)
-  if steps <= schedule.end:
-    raise ValueError(
-      f'the last mask update, step {schedule.end}, must come before the end '
-      f'of the run, step {steps}'
-    )
-  return Plan(schedule, steps)
-
-
-def _check_length(steps: int) -> None:
-  if steps > MAX_STEPS:
-    raise ValueError(f'{steps:,} steps: must be at most {MAX_STEPS:,}')
-
-
-class _Phases(NamedTuple):
-  ramp: float  # mean density of the ramp
-  density: float  # mean density over the steps of the run
-
-
-def _phases(shape, sparsity, start, end, unit) -> _Phases:
-  """Mean densities in the continuous limit."""
-  ramp = SHAPES[shape].mean_density(sparsity) if end > start else 1.0
-  kept = 1 - sparsity
-  if unit == 'compute_fraction':
-    density = 1 / (start + (end - start) / ramp + (1 - end) / kept)
-  else:
-    density = start + (end - start) * ramp + (1 - end) * kept
-  return _Phases(ramp, density)
-
-
-def _ramp(shape, sparsity, every, start, length) -> PruningSchedule:
-  """The ramp of whole periods that is nearest to `length` steps."""
-  end = start + _periods(length, every) * every
-  return PruningSchedule(shape, sparsity, start, end, every)
-
-
-def _periods(length: float, every: int) -> int:
-  """Whole periods nearest to `length` steps; none only for a one-shot."""
-  if 0 < length < every:
-    raise ValueError(
-      f'every {every}: must be at most {max(int(length), 1)}, the steps of the '
-      'ramp'
-    )
-  return round(length / every)
-
-
-def _compute_ramp(shape, sparsity, every, start, end, mean) -> PruningSchedule:
-  """The ramp of whole periods that ends nearest to `end` in compute.
-
-  The staircase of updates lies below the continuous ramp of density `mean`,
-  so the periods next to the continuous answer are tried.
-  """
-  first = round(start)
-  guess = _periods((end - start) / mean, every)
-  ramps = [
-    PruningSchedule(shape, sparsity, first, first + n * every, every)
-    for n in range(max(guess - 1, min(guess, 1)), guess + 3)
-  ]
-  return min(ramps, key=lambda ramp: abs(ramp.compute(ramp.end) - end))

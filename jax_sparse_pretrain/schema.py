@@ -91,6 +91,8 @@ def _checked(name: str, value: Any, kind: Any, declared: dataclasses.Field):
     if value not in choices:
       raise ConfigError(f'{name} = {value!r}: must be one of {choices}')
     return value
+  if typing.get_origin(kind) is tuple:
+    return _checked_tuple(name, value, kind)
   if kind is float and type(value) is int:
     value = float(value)
   if type(value) is not kind:
@@ -101,6 +103,22 @@ def _checked(name: str, value: Any, kind: Any, declared: dataclasses.Field):
   if allowed and not allowed.test(value):
     raise ConfigError(f'{name} = {value!r}: must be {allowed.words}')
   return value
+
+
+def _checked_tuple(name: str, value: Any, kind: Any) -> tuple:
+  """For tuple[T, ...] and tuple[T, U]; a list will do, as JSON has no tuple."""
+  items = typing.get_args(kind)
+  if not isinstance(value, tuple | list):
+    raise ConfigError(f'{name} = {value!r}: must be a tuple, such as (1, 2)')
+  if items[-1] is Ellipsis:
+    items = items[:1] * len(value)
+  if len(value) != len(items):
+    raise ConfigError(f'{name} = {value!r}: must have {len(items)} items')
+  any_value = key(None)
+  return tuple(
+    _checked(f'{name}[{i}]', v, t, any_value)
+    for i, (v, t) in enumerate(zip(value, items, strict=True))
+  )
 
 
 def leaves(

@@ -14,18 +14,33 @@ PACKAGE = ROOT / 'jax_sparse_pretrain'
 ALLOWED = {
   'schedule': set(),
   'history': set(),
+  'planning': {'schedule'},
   'schema': set(),
   'config': {'schema'},
   'sharding': {'config'},
   'model': {'config', 'model'},
   'pruning': {'schedule', 'pruning'},
   'data': {'config', 'data'},
-  'analysis': {'history', 'schedule', 'model', 'config', 'analysis'},
+  'analysis': {
+    'history',
+    'schedule',
+    'planning',
+    'model',
+    'config',
+    'analysis',
+  },
   'training/step.py': {'pruning'},
   'training/loss.py': set(),
 }
-ONLY_NUMPY = ('schedule', 'history', 'schema', 'config')
-NO_JAX = ('schedule', 'history', 'config', 'analysis', 'model/counts.py')
+ONLY_NUMPY = ('schedule', 'planning', 'history', 'schema', 'config')
+NO_JAX = (
+  'schedule',
+  'planning',
+  'history',
+  'config',
+  'analysis',
+  'model/counts.py',
+)
 
 
 def sources(name):

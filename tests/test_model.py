@@ -69,6 +69,18 @@ def test_counts_are_those_of_the_real_parameters(scan):
   assert sum(sizes.values()) == counts.total_parameters(config)
 
 
+@pytest.mark.parametrize('scan', [True, False])
+def test_kernel_shapes_are_those_of_the_real_kernels(scan):
+  config = dataclasses.replace(SMALL, scan_layers=scan)
+  _, params = init(config)
+  shapes = {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf.shape
+    for path, leaf in jax.tree.leaves_with_path(params)
+  }
+  kernels = {k: v for k, v in shapes.items() if k.endswith('/kernel')}
+  assert counts.kernel_shapes(config) == kernels
+
+
 def test_a_token_does_not_see_its_future():
   # Token i of the sequence is row i of the table, so a row's gradient is that
   # token's influence.

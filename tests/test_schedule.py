@@ -1,10 +1,15 @@
+import dataclasses
+import json
+import pathlib
+
 import numpy as np
 import pytest
 
 from jax_sparse_pretrain import schedule
-from jax_sparse_pretrain.schedule import PruningSchedule, plan
+from jax_sparse_pretrain.planning import plan
+from jax_sparse_pretrain.schedule import PruningSchedule
 
-SHAPES = list(schedule.SHAPES)
+SHAPES = [name for name in schedule.SHAPES if name != 'one_shot']
 
 # Released 1B runs: dense-equivalent steps, sparsity -> total, start, end, and
 # the average density on the model card where it is given (arXiv 2501.12486).
@@ -92,7 +97,7 @@ def test_the_last_update_reaches_the_target_whatever_the_period(
 def test_fine_steps_approach_the_closed_form_mean_density(shape, s):
   n = 100_000
   ours = PruningSchedule(shape, s, 0, n, 1)
-  closed = schedule.SHAPES[shape].mean_density(s)
+  closed = schedule.SHAPES[shape].mean_density(s, 3.0)
   assert ours.compute(n) / n == pytest.approx(closed, abs=2 / n)
 
 
@@ -153,6 +158,72 @@ def test_one_shot_at_half_of_compute():
 def test_a_dense_plan_is_as_long_as_its_dense_run():
   ours = quarter_half_quarter(sparsity=0.0, dense_steps=123)
   assert (ours.steps, ours.dense_steps, ours.mean_density) == (123, 123, 1)
+
+
+@pytest.mark.parametrize('share', [0.25, 0.9])
+@pytest.mark.parametrize('shape', SHAPES)
+def test_exempt_weights_cost_their_compute_throughout(shape, share):
+  ours = quarter_half_quarter(
+    shape, every=5, sparsity=0.8, dense_steps=5_000, share=share
+  )
+  acted_on = ours.schedule.density(np.arange(ours.steps))
+  bare = dataclasses.replace(ours.schedule, share=1.0)
+  kept = bare.density(np.arange(ours.steps))
+  np.testing.assert_allclose(acted_on, 1 - share * (1 - kept), rtol=1e-12)
+  assert acted_on.sum() == pytest.approx(5_000, abs=0.5)
+  start, end = ours.compute_fractions
+  assert start == pytest.approx(0.25, abs=5 / 5_000)
+  assert end == pytest.approx(0.75, abs=5 / 5_000)
+
+
+def test_a_polynomial_has_its_power_and_linear_and_cubic_are_two_of_them():
+  def kept(shape, power=3.0):
+    return PruningSchedule(shape, 0.8, 0, 100, 10, power).kept_fractions
+
+  progress = np.minimum((np.arange(0, 101, 10) + 1) / 100, 1)
+  np.testing.assert_allclose(
+    kept('polynomial', 1.7), 1 - 0.8 * (1 - (1 - progress) ** 1.7), rtol=1e-12
+  )
+  np.testing.assert_array_equal(kept('cubic'), kept('polynomial', 3.0))
+  np.testing.assert_array_equal(kept('linear'), kept('polynomial', 1.0))
+
+
+def test_a_constant_schedule_is_at_its_target_from_the_first_update():
+  ours = PruningSchedule('constant', 0.8, 10, 30, 10)
+  np.testing.assert_allclose(ours.kept_fractions, 0.2)
+  assert list(ours.update_steps) == [10, 20, 30]
+
+
+def test_one_shot_is_one_update():
+  with pytest.raises(ValueError, match='must be equal for one_shot'):
+    PruningSchedule('one_shot', 0.8, 10, 30, 10)
+  ours = PruningSchedule('one_shot', 0.8, 10, 10, 10)
+  assert list(ours.update_steps) == [10]
+
+
+GOLDEN = json.loads(
+  (pathlib.Path(__file__).parent / 'golden' / 'jaxpruner.json').read_text()
+)['schedules']
+
+
+@pytest.mark.parametrize(
+  'case', GOLDEN, ids=lambda c: f'every {c["update_freq"]}'
+)
+def test_polynomial_schedules_are_those_of_jaxpruner(case):
+  ours = PruningSchedule(
+    'polynomial',
+    case['sparsity'],
+    case['start'],
+    case['end'],
+    case['update_freq'],
+    case['power'],
+  )
+  kept = dict(zip(ours.update_steps.tolist(), ours.kept_fractions, strict=True))
+  for row in case['rows']:
+    assert row['update'] == (row['step'] in kept)
+    if row['update']:
+      # Theirs is float32.
+      assert 1 - kept[row['step']] == pytest.approx(row['sparsity'], abs=1e-6)
 
 
 def test_a_schedule_that_outlasts_the_run_is_refused():

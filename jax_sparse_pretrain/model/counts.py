@@ -7,6 +7,29 @@ loss law. The input embedding and the norm scales are not counted in N.
 from jax_sparse_pretrain import config as config_lib
 
 
+def kernel_shapes(model: config_lib.Model) -> dict[str, tuple[int, ...]]:
+  """Path -> shape of every matmul kernel; axis 0 over layers where scanned."""
+  d, heads = model.d_model, (model.n_heads, model.head_dim)
+  block = {
+    'attention/key/kernel': (d, *heads),
+    'attention/out/kernel': (*heads, d),
+    'attention/query/kernel': (d, *heads),
+    'attention/value/kernel': (d, *heads),
+    'mlp/down/kernel': (model.d_ff, d),
+    'mlp/gate/kernel': (d, model.d_ff),
+    'mlp/up/kernel': (d, model.d_ff),
+  }
+  if model.scan_layers:
+    layers = {f'layers/{k}': (model.n_layers, *v) for k, v in block.items()}
+  else:
+    layers = {
+      f'layer_{i}/{k}': v
+      for i in range(model.n_layers)
+      for k, v in block.items()
+    }
+  return {**layers, 'lm_head/kernel': (d, model.vocab_size)}
+
+
 def linear_parameters(model: config_lib.Model) -> int:
   """q, k, v, o, gate, up and down of every layer, and the LM head."""
   attention = 4 * model.d_model * model.d_model

@@ -15,6 +15,7 @@ from jax_sparse_pretrain.pruning.pruner import (
   no_pruning,
 )
 from jax_sparse_pretrain.pruning.selection import keep_largest
+from jax_sparse_pretrain.pruning.targets import targets
 
 __all__ = [
   'DISTRIBUTIONS',
@@ -25,4 +26,5 @@ __all__ = [
   'keep_largest',
   'magnitude_pruner',
   'no_pruning',
+  'targets',
 ]

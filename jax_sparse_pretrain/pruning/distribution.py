@@ -57,7 +57,8 @@ class Distribution(NamedTuple):
   """Attributes:
 
   budget: ({kernel: Kernel}, kept fraction) -> how many to keep: a pytree of
-    numpy integers, its structure independent of the fraction.
+    numpy integers, its structure independent of the fraction. Per layer, the
+    fraction may be one for each kernel.
   reached: (counts per layer, budget) -> {kernel: bool[n_layers]}, whether
     the counts reach the budget that the layer belongs to.
   share_ties: (surplus counts above the threshold, ties at it, budget) ->
@@ -67,6 +68,9 @@ class Distribution(NamedTuple):
   budget: Callable[[Mapping[str, Kernel], float], Any]
   reached: Callable[[PerLayer, Any], PerLayer]
   share_ties: Callable[[PerLayer, PerLayer, Any], PerLayer]
+
+
+Fractions = float | Mapping[str, float]
 
 
 def _kept(size: int, fraction: float) -> int:
@@ -99,24 +103,30 @@ def _global_ties(above: PerLayer, ties: PerLayer, budget: wide.Wide):
   return dict(zip(sorted(ties), jnp.split(taken, bounds), strict=True))
 
 
-def _uniform_budget(kernels: Mapping[str, Kernel], fraction: float) -> Any:
+def _per_layer_budget(
+  kernels: Mapping[str, Kernel], fractions: Fractions
+) -> dict[str, np.ndarray]:
+  if isinstance(fractions, float):
+    fractions = dict.fromkeys(kernels, fractions)
   return {
-    name: np.full(k.n_layers, _kept(k.layer_size, fraction), np.uint32)
+    name: np.full(k.n_layers, _kept(k.layer_size, fractions[name]), np.uint32)
     for name, k in kernels.items()
   }
 
 
-def _uniform_reached(counts: PerLayer, budget: PerLayer) -> PerLayer:
+def _per_layer_reached(counts: PerLayer, budget: PerLayer) -> PerLayer:
   return {name: n >= budget[name] for name, n in counts.items()}
 
 
-def _uniform_ties(above: PerLayer, ties: PerLayer, budget: PerLayer):
+def _per_layer_ties(above: PerLayer, ties: PerLayer, budget: PerLayer):
   return {
     name: jnp.minimum(budget[name] - above[name], n) for name, n in ties.items()
   }
 
 
+PER_LAYER = Distribution(_per_layer_budget, _per_layer_reached, _per_layer_ties)
 DISTRIBUTIONS = {
   'global': Distribution(_global_budget, _global_reached, _global_ties),
-  'uniform': Distribution(_uniform_budget, _uniform_reached, _uniform_ties),
+  'uniform': PER_LAYER,
+  'erk': PER_LAYER,
 }

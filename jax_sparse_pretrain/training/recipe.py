@@ -1,29 +1,59 @@
 """What happens in which step: config -> plan, pruner, controls."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from jax_sparse_pretrain import pruning
-from jax_sparse_pretrain import schedule as schedule_lib
-from jax_sparse_pretrain.config import Config, ConfigError
+from jax_sparse_pretrain import planning, pruning
+from jax_sparse_pretrain.config import Config, ConfigError, Model
+from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.training.step import Controls
 
 
-def make_plan(config: Config) -> schedule_lib.Plan:
+def model_kernels(model: Model) -> dict[str, pruning.Kernel]:
+  """The linear parameters by path, from the config alone."""
+  return {
+    name: pruning.Kernel(shape, stacked=name.startswith('layers/'))
+    for name, shape in counts.kernel_shapes(model).items()
+  }
+
+
+def make_targets(config: Config) -> dict[str, float]:
+  """Final sparsity of every kernel that is pruned.
+
+  Raises:
+    ConfigError: for patterns or a distribution that cannot be met.
+  """
+  asked = config.pruning
+  try:
+    return pruning.targets(
+      model_kernels(config.model),
+      asked.sparsity,
+      asked.distribution,
+      asked.exempt,
+      asked.sparsities,
+    )
+  except ValueError as error:
+    raise ConfigError(f'pruning.{error}') from None
+
+
+def make_plan(config: Config) -> planning.Plan:
   """Durations and fractions of the config -> whole steps."""
   value, unit = config.duration.value, config.duration.unit
   if unit == 'tokens':
     value, unit = max(1, round(value / config.tokens_per_step)), 'steps'
-  pruned = config.pruning
+  asked, share = config.pruning, _share(config)
   try:
-    return schedule_lib.plan(
-      shape=pruned.schedule,
-      sparsity=pruned.sparsity,
-      start=pruned.start,
-      end=pruned.end,
-      unit=pruned.unit,
-      every=pruned.every,
+    return planning.plan(
+      shape=asked.schedule,
+      sparsity=asked.sparsity,
+      start=asked.start,
+      end=asked.end,
+      unit=asked.unit,
+      every=asked.every,
+      power=asked.power,
+      share=share,
       **{unit: value},
     )
   except ValueError as error:
@@ -33,21 +63,41 @@ def make_plan(config: Config) -> schedule_lib.Plan:
     ) from None
 
 
+def _share(config: Config) -> float:
+  """Final sparsity of all linear parameters over `pruning.sparsity`."""
+  if config.pruning.sparsity == 0:
+    return 1.0
+  kernels = model_kernels(config.model)
+  pruned = math.fsum(
+    target * math.prod(kernels[name].shape)
+    for name, target in make_targets(config).items()
+  )
+  total = counts.linear_parameters(config.model)
+  return pruned / total / config.pruning.sparsity
+
+
 def make_pruner(
   config: Config, kernels: Mapping[str, pruning.Kernel]
 ) -> pruning.Pruner:
+  """The pruner that the config asks for, of the kernels that it prunes."""
   if config.pruning.sparsity == 0:
     return pruning.no_pruning()
+  pruned = {name: kernels[name] for name in make_targets(config)}
   distribution = pruning.DISTRIBUTIONS[config.pruning.distribution]
-  return pruning.magnitude_pruner(kernels, distribution)
+  return pruning.magnitude_pruner(pruned, distribution)
 
 
 def make_controls(
-  plan: schedule_lib.Plan, pruner: pruning.Pruner, learning_rates: np.ndarray
+  config: Config,
+  plan: planning.Plan,
+  pruner: pruning.Pruner,
+  learning_rates: np.ndarray,
 ) -> Callable[[int], Controls]:
+  """Returns step -> controls of that step."""
   schedule = plan.schedule
+  fractions = _kept_fractions(config)
   budgets = {
-    int(step): pruner.budget_for(float(kept))
+    int(step): pruner.budget_for(fractions(float(kept)))
     for step, kept in zip(
       schedule.update_steps, schedule.kept_fractions, strict=True
     )
@@ -62,3 +112,21 @@ def make_controls(
     )
 
   return controls
+
+
+def _kept_fractions(config: Config) -> Callable:
+  """The schedule's kept fraction -> that of each kernel.
+
+  Kernels go to their own targets in step: when a part of the schedule's
+  sparsity is reached, the same part of each target is.
+  """
+  sparsity = config.pruning.sparsity
+  if sparsity == 0 or config.pruning.distribution == 'global':
+    return lambda kept: kept
+  final = make_targets(config)
+
+  def fractions(kept: float) -> dict[str, float]:
+    part = (1 - kept) / sparsity
+    return {name: 1 - target * part for name, target in final.items()}
+
+  return fractions

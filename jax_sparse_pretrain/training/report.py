@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from jax_sparse_pretrain import config as config_lib
-from jax_sparse_pretrain import schedule as schedule_lib
 from jax_sparse_pretrain.model import counts
+from jax_sparse_pretrain.planning import Plan
 from jax_sparse_pretrain.training import hardware, progress
 
 WIDTH = 80  # columns
@@ -39,7 +39,7 @@ def end_of_run_table(
   return '\n'.join([_table(_title(summary), lines), *files])
 
 
-def plan_table(config: config_lib.Config, plan: schedule_lib.Plan) -> str:
+def plan_table(config: config_lib.Config, plan: Plan) -> str:
   """What a run will be and cost, from its config alone.
 
   Hours are those of one H100 at 40 % of its dense bfloat16 peak. Hardware
@@ -57,7 +57,7 @@ def _plan_lines(config, plan) -> Iterator[Line]:
   if schedule.sparsity:
     share = f'{plan.mean_density:.1%} of dense'
     yield Line('  average', f'{average:,.0f}', f'N_avg, {share}')
-    end = linear * (1 - schedule.sparsity)
+    end = linear * float(schedule.density(schedule.end))
     yield Line('  at the end', f'{end:,.0f}', f'{end / linear:.1%} of dense')
   yield Line('All parameters', f'{counts.total_parameters(model):,}')
   yield Line()

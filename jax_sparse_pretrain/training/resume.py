@@ -74,7 +74,8 @@ def check_fork(
 
 def _schedule(resolved: dict[str, Any]) -> tuple:
   pruning, plan = resolved['config']['pruning'], resolved['plan']
-  kind = [pruning[k] for k in ('sparsity', 'schedule', 'distribution')]
+  names = ('sparsity', 'schedule', 'power', 'distribution', 'sparsities')
+  kind = [pruning[k] for k in names]
   return (*kind, *(plan.get(k) for k in ('start', 'end', 'every')))
 
 

@@ -18,10 +18,10 @@ from jax.sharding import Mesh
 
 from jax_sparse_pretrain import data as data_lib
 from jax_sparse_pretrain import history, pruning, sharding
-from jax_sparse_pretrain import schedule as schedule_lib
 from jax_sparse_pretrain.config import Config, ConfigError
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.model.decoder import Decoder, check_attention
+from jax_sparse_pretrain.planning import Plan
 from jax_sparse_pretrain.training import evaluate as evaluate_lib
 from jax_sparse_pretrain.training import hardware, recipe, sinks
 from jax_sparse_pretrain.training import loss as loss_lib
@@ -56,7 +56,7 @@ class Experiment:
   """
 
   config: Config
-  plan: schedule_lib.Plan
+  plan: Plan
   mesh: Mesh
   peak_flops: float | None
   header: history.Header
@@ -114,7 +114,7 @@ def set_up(config: Config, devices=None) -> Experiment:
   check_attention(config.model)
   model = Decoder(config.model, sharding.constrain_to(mesh))
   boxed = _abstract_params(model, config)
-  kernels = find_kernels(boxed)
+  kernels = recipe.model_kernels(config.model)
   pruner = recipe.make_pruner(config, kernels)
   params_sharding = sharding.parameter_shardings(mesh, boxed)
   data = _open_data(config, mesh)
@@ -127,7 +127,7 @@ def set_up(config: Config, devices=None) -> Experiment:
     peak_flops=hardware.peak_of_mesh(mesh, config.logging.peak_flops),
     header=_header(config, kernels),
     learning_rates=learning_rates,
-    controls=recipe.make_controls(plan, pruner, learning_rates),
+    controls=recipe.make_controls(config, plan, pruner, learning_rates),
     corpus=data.corpus,
     batches=data.batches,
     to_devices=functools.partial(
@@ -208,19 +208,6 @@ def _apply(model: Decoder) -> loss_lib.Apply:
   return lambda params, tokens: model.apply({'params': params}, tokens)
 
 
-def find_kernels(boxed: Any) -> dict[str, pruning.Kernel]:
-  """The linear parameters of a Flax tree with logical names, by path."""
-  leaves = jax.tree.leaves_with_path(
-    boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
-  )
-  named = {sharding.path_name(path): leaf for path, leaf in leaves}
-  return {
-    name: pruning.Kernel(leaf.value.shape, leaf.names[0] == 'layers')
-    for name, leaf in named.items()
-    if name.endswith('/kernel')
-  }
-
-
 def _abstract_params(model: Decoder, config: Config) -> Any:
   key = jax.eval_shape(lambda: jax.random.key(0))
   tokens = jax.ShapeDtypeStruct((1, config.model.context_length), np.int32)
@@ -262,11 +249,16 @@ def _abstract(leaf, where) -> jax.ShapeDtypeStruct:
 
 
 def _make_count(kernels, masks, everywhere) -> Callable:
+  """Kernels without a mask have all their weights."""
+  dense = {n: [k.layer_size] * k.n_layers for n, k in kernels.items()}
   if masks is None:
-    dense = {n: [k.layer_size] * k.n_layers for n, k in kernels.items()}
     return lambda masks: dense
-  count = functools.partial(pruning.count_nonzero, kernels=kernels)
-  return jax.jit(count, out_shardings=everywhere)
+  masked = {name: kernels[name] for name in masks}
+  count = jax.jit(
+    functools.partial(pruning.count_nonzero, kernels=masked),
+    out_shardings=everywhere,
+  )
+  return lambda masks: {**dense, **count(masks)}
 
 
 def _header(

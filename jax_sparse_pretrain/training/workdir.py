@@ -125,8 +125,10 @@ def check_same_run(
 def _read_resolved(workdir: Workdir) -> dict[str, Any]:
   try:
     resolved = json.loads(workdir.config.read_text())
-    config_lib.from_dict(resolved['config'])
-    return {'corpus': None, 'plan': {}, 'mesh': {}, 'versions': {}, **resolved}
+    # As it would be now: with tuples, and the defaults of newer keys.
+    config = dataclasses.asdict(config_lib.from_dict(resolved['config']))
+    rest = {'corpus': None, 'plan': {}, 'mesh': {}, 'versions': {}}
+    return {**rest, **resolved, 'config': config}
   except (ValueError, KeyError, TypeError) as error:
     raise ConfigError(
       f'{workdir.config}: is not the config of a run ({error})'

@@ -120,6 +120,7 @@ class Pruning:
   unit: Literal['compute_fraction', 'step_fraction', 'steps'] = key(
     'compute_fraction'
   )
+  snapshots: tuple[int, ...] = free(())  # finished steps to save the masks at
   # Steps between mask updates. The ramp is a whole number of them.
   every: int = key(50, at_least(1))
 

@@ -14,6 +14,7 @@ PACKAGE = ROOT / 'jax_sparse_pretrain'
 ALLOWED = {
   'schedule': set(),
   'history': set(),
+  'snapshots': set(),
   'planning': {'schedule'},
   'schema': set(),
   'config': {'schema'},
@@ -32,7 +33,7 @@ ALLOWED = {
   'training/step.py': {'pruning'},
   'training/loss.py': set(),
 }
-ONLY_NUMPY = ('schedule', 'planning', 'history', 'schema', 'config')
+ONLY_NUMPY = ('schedule', 'planning', 'snapshots', 'history', 'schema', 'config')
 NO_JAX = (
   'schedule',
   'planning',

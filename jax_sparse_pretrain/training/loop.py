@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jax_sparse_pretrain import snapshots
 from jax_sparse_pretrain.training import resume
 from jax_sparse_pretrain.training import sinks as sinks_lib
 from jax_sparse_pretrain.training import workdir as workdir_lib
@@ -135,7 +136,14 @@ class _Run:
     if step == 1 or controls.prune:
       nonzero = experiment.count_nonzero(self._state.masks)
     self._meter.push(step, metrics, nonzero)
+    if step in self._config.pruning.snapshots:
+      self._take_snapshot(step)
     self._progress.advance(step)
+
+  def _take_snapshot(self, step: int) -> None:
+    masks = jax.device_get(self._state.masks)
+    if masks and jax.process_index() == 0:
+      snapshots.write(self._workdir.snapshot(step), masks)
 
   def _write_metrics(self, step: int, scalars) -> None:
     for sink in self._sinks:

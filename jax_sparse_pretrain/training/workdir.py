@@ -32,6 +32,9 @@ class Workdir:
   def checkpoints(self) -> pathlib.Path:
     return self.root / 'checkpoints'
 
+  def snapshot(self, step: int) -> pathlib.Path:
+    return self.root / 'mask_snapshots' / f'{step}.npz'
+
   @property
   def summary(self) -> pathlib.Path:
     return self.root / 'summary.json'

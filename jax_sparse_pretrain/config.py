@@ -5,6 +5,7 @@ The defaults are the recipe of the paper (arXiv 2501.12486); a file in
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -105,6 +106,11 @@ class Pruning:
   """Which share of the linear parameters goes, when."""
 
   sparsity: float = key(0.0, BELOW_ONE)  # 0: a dense run
+  library: Literal['builtin', 'jaxpruner'] = fixed('builtin')
+  # builtin: magnitude or random. jaxpruner: any updater that it registers.
+  algorithm: str = key('magnitude')
+  # jaxpruner only: (name, value) pairs of its other keys.
+  options: tuple[tuple[str, str], ...] = key(())
   schedule: Literal[
     'geometric', 'cubic', 'polynomial', 'linear', 'one_shot', 'constant'
   ] = key('geometric')
@@ -120,6 +126,21 @@ class Pruning:
   unit: Literal['compute_fraction', 'step_fraction', 'steps'] = key(
     'compute_fraction'
   )
+  # What is kept or dropped together; axes are those of one layer.
+  structure: Literal['unstructured', 'n_by_m', 'block', 'channel'] = key(
+    'unstructured'
+  )
+  n: int = key(2, at_least(1))  # n_by_m: kept of every m
+  m: int = key(4, at_least(1))
+  axis: int = key(-1)  # n_by_m and channel
+  block_height: int = key(4, at_least(1))  # along the first axis
+  block_width: int = key(4, at_least(1))  # along the second
+  # Masks before the forward pass of their step, or as jaxpruner has it, after
+  # the backward pass, and pruned weights get gradients.
+  order: Literal['before', 'after'] = key('before')
+  mask_gradients: bool = key(False)  # in the order 'after'
+  regrow: bool = key(False)  # whether a pruned weight may return
+  pack_masks: bool = fixed(False)  # one bit a weight instead of one byte
   snapshots: tuple[int, ...] = free(())  # finished steps to save the masks at
   # Steps between mask updates. The ramp is a whole number of them.
   every: int = key(50, at_least(1))
@@ -299,6 +320,61 @@ def _pruning_checks(pruning: Pruning) -> Iterator[_Check]:
     f'pruning.start = {pruning.start}, pruning.end = {pruning.end}: must be '
     "whole numbers when pruning.unit is 'steps'",
   )
+  yield (
+    pruning.structure != 'n_by_m' or pruning.n <= pruning.m,
+    f'pruning.n = {pruning.n}: must be at most pruning.m = {pruning.m}',
+  )
+  yield from _library_checks(pruning)
+  target = 1 - pruning.n / pruning.m
+  yield (
+    pruning.sparsity == 0
+    or pruning.structure != 'n_by_m'
+    or math.isclose(pruning.sparsity, target),
+    f'pruning.sparsity = {pruning.sparsity}: must be 1 - n / m = {target} when '
+    "pruning.structure is 'n_by_m'",
+  )
+  yield (
+    pruning.structure != 'n_by_m'
+    or pruning.schedule in ('one_shot', 'constant'),
+    f'pruning.schedule = {pruning.schedule!r}: must be one_shot or constant '
+    "when pruning.structure is 'n_by_m', which has no ramp",
+  )
+  yield (
+    not pruning.regrow or pruning.order == 'after',
+    "pruning.regrow = True: needs pruning.order = 'after', where the optimizer "
+    'has moved the pruned weights',
+  )
+
+
+_OURS = ('structure', 'order', 'mask_gradients', 'regrow', 'pack_masks')
+
+
+def _library_checks(pruning: Pruning) -> Iterator[_Check]:
+  if pruning.library == 'builtin':
+    yield (
+      pruning.algorithm in ('magnitude', 'random'),
+      f'pruning.algorithm = {pruning.algorithm!r}: must be magnitude or random '
+      "when pruning.library is 'builtin'",
+    )
+    yield (
+      not pruning.options,
+      f"pruning.options = {pruning.options}: only with library 'jaxpruner'",
+    )
+    return
+  yield (
+    pruning.algorithm == 'no_prune'
+    or pruning.algorithm.startswith('global_')
+    == (pruning.distribution == 'global'),
+    f'pruning.distribution = {pruning.distribution!r}: must be '
+    "'global' for the global_* algorithms of jaxpruner, and 'uniform' or 'erk' "
+    f'for others such as {pruning.algorithm!r}',
+  )
+  for name in _OURS:
+    value, default = getattr(pruning, name), getattr(Pruning(), name)
+    yield (
+      value == default,
+      f"pruning.{name} = {value!r}: only with pruning.library = 'builtin'",
+    )
 
 
 def _mesh_checks(mesh: Mesh) -> Iterator[_Check]:

@@ -33,7 +33,14 @@ ALLOWED = {
   'training/step.py': {'pruning'},
   'training/loss.py': set(),
 }
-ONLY_NUMPY = ('schedule', 'planning', 'snapshots', 'history', 'schema', 'config')
+ONLY_NUMPY = (
+  'schedule',
+  'planning',
+  'snapshots',
+  'history',
+  'schema',
+  'config',
+)
 NO_JAX = (
   'schedule',
   'planning',

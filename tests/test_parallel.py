@@ -30,7 +30,7 @@ def train(experiment):
       state, rows, experiment.controls(step)
     )
     losses.append(float(metrics['train_loss']))
-    counts = jax.device_get(experiment.count_nonzero(state.masks))
+    counts = jax.device_get(experiment.count_nonzero(state))
     nonzero.append({name: n.tolist() for name, n in counts.items()})
   experiment.batches.close()
   return np.array(losses), nonzero, state

@@ -119,6 +119,76 @@ def test_pruned_weights_do_not_enter_the_clipping_norm():
   assert float(kept) < 0.99 * float(optax.tree.norm(grads))
 
 
+def update_step(**options):
+  """One step that prunes 15 of 24: (params before, mask, metrics, state)."""
+  pruner = pruning.magnitude_pruner(
+    KERNELS, pruning.DISTRIBUTIONS['global'], **options
+  )
+  tx = optax.sgd(0.1)
+  train_step = jax.jit(step.make_train_step(loss_fn, tx, pruner))
+  params = some_params()
+  state, metrics = train_step(
+    step.init_state(params, tx, pruner),
+    some_batches(1)[0],
+    step.Controls(np.float32(0), True, pruner.budget_for(9 / 24)),
+  )
+  return params, pruner, metrics, state
+
+
+def masked(tree, state):
+  kernel = jnp.where(state.masks['dense/kernel'], tree['dense']['kernel'], 0)
+  return {**tree, 'dense': {'kernel': kernel}}
+
+
+@pytest.mark.parametrize('order, delay', [('before', 0), ('after', 1)])
+def test_the_order_says_which_forward_pass_is_the_first_to_be_sparse(
+  order, delay
+):
+  params, pruner, metrics, state = update_step(order=order)
+  seen = params if delay else masked(params, state)
+  loss, _ = loss_fn(seen, some_batches(1)[0])
+  assert metrics['train_loss'] == pytest.approx(float(loss), rel=1e-6)
+  assert pruner.delay == delay
+  assert int((state.params['dense']['kernel'] != 0).sum()) == 9
+
+
+def test_both_orders_score_the_weights_before_the_optimizer():
+  largest = np.argsort(-np.abs(some_params()['dense']['kernel']).ravel())[:9]
+  for order in pruning.pruner.ORDERS:
+    *_, state = update_step(order=order)
+    kept = np.flatnonzero(state.masks['dense/kernel'])
+    np.testing.assert_array_equal(kept, np.sort(largest))
+
+
+@pytest.mark.parametrize('mask_gradients', [None, True])
+def test_the_order_after_masks_gradients_only_if_asked(mask_gradients):
+  pruner = pruning.magnitude_pruner(
+    KERNELS,
+    pruning.DISTRIBUTIONS['global'],
+    order='after',
+    mask_gradients=mask_gradients,
+  )
+  tx = optax.trace(0.9)  # its state shows what the optimizer was given
+  params, rows = some_params(), some_batches(1)[0]
+  state, _ = jax.jit(step.make_train_step(loss_fn, tx, pruner))(
+    step.init_state(params, tx, pruner),
+    rows,
+    step.Controls(np.float32(0), True, pruner.budget_for(9 / 24)),
+  )
+  grads = jax.grad(loss_fn, has_aux=True)(params, rows)[0]
+  expected = masked(grads, state) if mask_gradients else grads
+  np.testing.assert_allclose(
+    state.opt_state.trace['dense']['kernel'],
+    expected['dense']['kernel'],
+    rtol=1e-6,
+  )
+
+
+def test_the_orders_are_named():
+  with pytest.raises(ValueError, match="order = 'during': must be one of"):
+    update_step(order='during')
+
+
 def test_any_optax_transformation_will_do():
   pruner = pruning.no_pruning()
   state = our_run(

@@ -396,6 +396,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(finished, tmp_path, capsys):
   # The weights overflow in the first step, before its loss would tell.
   assert last.startswith('error: step 21: param_norm = ')
   assert 'Try a lower optimizer.peak_lr' in last
+  assert 'Leaves not finite: none' in last  # only their norm is
   loss = float(re.search(r'last finite loss: (\d+\.\d+)', last)[1])
   assert 0 < loss < 6
   saved = sorted(int(p.name) for p in (run / 'checkpoints').iterdir())

@@ -4,63 +4,146 @@ Masks are `{kernel: bool[shape]}` for the prunable leaves alone, or None in a
 run that never prunes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jax_sparse_pretrain.pruning.distribution import Distribution, Kernel
-from jax_sparse_pretrain.pruning.selection import keep_largest
+from jax_sparse_pretrain.pruning.structure import Structure, Unstructured
 
 PyTree = Any
 Masks = Mapping[str, jax.Array] | None
 
 
-class Pruner(NamedTuple):
-  """Attributes:
+# Optimizer of the step: (grads, opt_state, params) -> (updates, opt_state).
+Apply = Callable[[PyTree, Any, PyTree], tuple[PyTree, Any]]
 
-  init: params -> masks that keep everything.
-  update: (params, masks, due, budget) -> (params, masks). Where `due`, a
-    traced bool, is true: new masks, and the params with zeros where they
-    drop. `budget` is what `budget_for` returned.
-  mask: (tree like params, masks) -> tree with zeros where pruned.
-  budget_for: kept fraction -> numbers of weights to keep, on the host.
+# {kernel: weights} -> {kernel: scores}.
+Score = Callable[[Mapping[str, jax.Array]], Mapping[str, jax.Array]]
+
+ORDERS = ('before', 'after')
+UNSTRUCTURED = Unstructured()
+
+
+def magnitudes(weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  return {name: jnp.abs(weight) for name, weight in weights.items()}
+
+
+def random_scores(seed: int) -> Score:
+  """The same random numbers at every update, so that masks are nested."""
+
+  def score(weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    keys = jax.random.split(jax.random.key(seed), len(weights))
+    return {
+      name: jax.random.uniform(k, weights[name].shape)
+      for name, k in zip(sorted(weights), keys, strict=True)
+    }
+
+  return score
+
+
+def _optimize(apply, grads, opt_state, params, masks, due, budget):
+  return *apply(grads, opt_state, params), masks
+
+
+class Pruner(NamedTuple):
+  """What the train step calls, in this order; verbs not given do nothing.
+
+  `due` is a traced bool, whether this is an update step, and `budget` what
+  `budget_for` returned.
+
+  Attributes:
+    init: params -> masks that keep everything, or the first ones of a pruner
+      that begins sparse.
+    budget_for: kept fraction, or {kernel: kept fraction} -> data for `budget`,
+      on the host; its structure does not depend on the fraction.
+    update: (params, masks, due, budget) -> (params, masks), before the forward
+      pass. Where due: new masks, and zeros in params where they drop.
+    forward: (params, masks) -> the params that the forward pass sees. The
+      gradients with respect to them go to the params themselves.
+    mask_gradients: (grads, masks) -> grads whose norm is reported.
+    optimize: (apply, grads, opt_state, params, masks, due, budget) ->
+      (updates, opt_state, masks); calls `apply`, the optimizer, and may change
+      the masks around it, knowing the gradients.
+    mask: (params, masks) -> params that leave the step.
+    kept: (params, masks) -> {kernel: bool[shape]}, which weights the forward
+      pass sees; a kernel that is left out is dense.
+    delay: steps from an update to the first forward pass that sees it: 1 if
+      `optimize` changes the masks, else 0.
   """
 
-  init: Callable[[PyTree], Masks]
-  update: Callable[[PyTree, Masks, jax.Array, Any], tuple[PyTree, Masks]]
-  mask: Callable[[PyTree, Masks], PyTree]
-  budget_for: Callable[[float], Any]
+  init: Callable[[PyTree], Any]
+  budget_for: Callable[[Any], Any]
+  update: Callable[..., tuple[PyTree, Any]] = (
+    lambda params, masks, due, budget: (params, masks)
+  )
+  forward: Callable[[PyTree, Any], PyTree] = lambda params, masks: params
+  mask_gradients: Callable[[PyTree, Any], PyTree] = lambda grads, masks: grads
+  optimize: Callable[..., tuple[PyTree, Any, Any]] = _optimize
+  mask: Callable[[PyTree, Any], PyTree] = lambda params, masks: params
+  kept: Callable[[PyTree, Any], Mapping[str, jax.Array]] = (
+    lambda params, masks: {}
+  )
+  delay: int = 0
 
 
 def no_pruning() -> Pruner:
   """Every verb is the identity."""
-  return Pruner(
-    init=lambda params: None,
-    update=lambda params, masks, due, budget: (params, masks),
-    mask=lambda tree, masks: tree,
-    budget_for=lambda fraction: None,
-  )
+  return Pruner(init=lambda params: None, budget_for=lambda fraction: None)
 
 
 def magnitude_pruner(
-  kernels: Mapping[str, Kernel], distribution: Distribution
+  kernels: Mapping[str, Kernel],
+  distribution: Distribution,
+  *,
+  structure: Structure = UNSTRUCTURED,
+  score: Score = magnitudes,
+  order: str = 'before',
+  mask_gradients: bool | None = None,
+  regrow: bool = False,
 ) -> Pruner:
-  """Keeps the largest weights; a pruned weight never returns.
+  """Keeps the weights of the largest scores; a pruned weight never returns.
+
+  Orders inside an update step, of which the first is our default:
+    before: score, mask, forward and backward, optimizer. The forward pass is
+      already sparse, and pruned weights get no gradient.
+    after: forward and backward, score, optimizer, mask, as jaxpruner does. The
+      next step is the first whose forward pass is sparser. Scores are those
+      of the weights before the optimizer, so its momentum cannot bring pruned
+      weights back; pruned weights get gradients, and so moments and a share
+      in the clipping norm, unless `mask_gradients`.
 
   Args:
     kernels: the prunable leaves by path, `layers/mlp/up/kernel`.
     distribution: an entry of `DISTRIBUTIONS`.
+    structure: what is kept or dropped together.
+    score: {kernel: weights} -> {kernel: scores}, not negative.
+    order: one of `ORDERS`.
+    mask_gradients: whether pruned weights get no gradient; if not given, only
+      in the order 'before'.
+    regrow: whether a pruned weight may return: in the order 'after', where
+      the optimizer has moved it, all weights compete as it leaves them.
   """
+  if order not in ORDERS:
+    raise ValueError(f'order = {order!r}: must be one of {ORDERS}')
 
   def init(params: PyTree) -> Masks:
-    leaves = _select(params, kernels)
+    leaves = select(params, kernels)
     return {name: jnp.ones(leaf.shape, bool) for name, leaf in leaves.items()}
 
+  units = structure.units(kernels)
+
+  def new_masks(params: PyTree, masks: Masks, budget: Any) -> Masks:
+    scores = score(select(params, kernels))
+    if regrow:
+      masks = init(params)
+    return structure.keep(scores, masks, kernels, budget, distribution)
+
   def prune(params: PyTree, masks: Masks, budget: Any):
-    weights = _select(params, kernels)
-    masks = keep_largest(weights, masks, kernels, budget, distribution)
+    masks = new_masks(params, masks, budget)
     return apply_masks(params, masks), masks
 
   def update(params, masks, due, budget):
@@ -68,12 +151,31 @@ def magnitude_pruner(
       due, prune, lambda p, m, _: (p, m), params, masks, budget
     )
 
-  return Pruner(
+  def optimize(apply: Apply, grads, opt_state, params, masks, due, budget):
+    def choose(params):
+      return jax.lax.cond(
+        due, new_masks, lambda p, m, _: m, params, masks, budget
+      )
+
+    if regrow:
+      updates, opt_state = apply(masked(grads, masks), opt_state, params)
+      return updates, opt_state, choose(optax.apply_updates(params, updates))
+    masks = choose(params)
+    return *apply(masked(grads, masks), opt_state, params), masks
+
+  if mask_gradients is None:
+    mask_gradients = order == 'before'
+  masked = apply_masks if mask_gradients else lambda grads, masks: grads
+  pruner = Pruner(
     init=init,
-    update=update,
+    budget_for=lambda fraction: distribution.budget(units, fraction),
+    mask_gradients=masked,
     mask=apply_masks,
-    budget_for=lambda fraction: distribution.budget(kernels, fraction),
+    kept=lambda params, masks: masks,
   )
+  if order == 'before':
+    return pruner._replace(update=update)
+  return pruner._replace(optimize=optimize, delay=1)
 
 
 def apply_masks(tree: PyTree, masks: Masks) -> PyTree:
@@ -87,16 +189,39 @@ def apply_masks(tree: PyTree, masks: Masks) -> PyTree:
 
 
 def count_nonzero(
-  masks: Masks, kernels: Mapping[str, Kernel]
+  kept: Mapping[str, jax.Array], kernels: Mapping[str, Kernel]
 ) -> dict[str, jax.Array]:
-  """Kept weights per layer, {kernel: uint32[n_layers]}."""
-  return {name: kernel.count(masks[name]) for name, kernel in kernels.items()}
+  """Kept weights per layer, {kernel: uint32[n_layers]}.
+
+  Args:
+    kept: {kernel: bool[shape]}; kernels that are left out are dense.
+    kernels: all that are counted.
+  """
+
+  def count(name: str, kernel: Kernel) -> jax.Array:
+    if name in kept:
+      return kernel.count(kept[name])
+    return jnp.full(kernel.n_layers, kernel.layer_size, jnp.uint32)
+
+  return {name: count(name, kernel) for name, kernel in kernels.items()}
 
 
-def _select(params: PyTree, kernels: Mapping[str, Kernel]) -> dict:
-  named = jax.tree.leaves_with_path(params)
-  leaves = {_name(path): leaf for path, leaf in named}
-  return {name: leaves[name] for name in kernels}
+def select(params: PyTree, names: Iterable[str]) -> dict[str, jax.Array]:
+  """The leaves that have these paths."""
+  leaves = by_path(params)
+  return {name: leaves[name] for name in names}
+
+
+def by_path(tree: PyTree) -> dict[str, Any]:
+  """Leaves of a tree, {path: leaf}."""
+  return {_name(p): leaf for p, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def scatter(by_name: Mapping[str, Any], params: PyTree) -> PyTree:
+  """A tree like params with these leaves, and None for the others."""
+  return jax.tree.map_with_path(
+    lambda path, _: by_name.get(_name(path)), params
+  )
 
 
 def _name(path) -> str:

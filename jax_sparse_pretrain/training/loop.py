@@ -5,13 +5,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jax_sparse_pretrain import snapshots
+from jax_sparse_pretrain.sharding import path_name
 from jax_sparse_pretrain.training import resume
 from jax_sparse_pretrain.training import sinks as sinks_lib
 from jax_sparse_pretrain.training import workdir as workdir_lib
 from jax_sparse_pretrain.training.checkpoint import Checkpoints
-from jax_sparse_pretrain.training.meter import Meter
+from jax_sparse_pretrain.training.meter import Meter, NonFiniteError
 from jax_sparse_pretrain.training.progress import Progress
 from jax_sparse_pretrain.training.setup import Experiment
 from jax_sparse_pretrain.training.signals import Stopped, StopRequest
@@ -116,13 +118,17 @@ class _Run:
       Hook(self._config.evaluation.every, self._evaluate),
       Hook(self._config.checkpoint.every, self._save),
     ]
-    for step in range(self._start + 1, self._steps + 1):
-      self._take_step(step)
-      for hook in hooks:
-        if hook.is_due(step, self._steps):
-          hook.run(step)
-      if stop.signal is not None and step < self._steps:
-        self._save_and_stop(step, stop)
+    try:
+      for step in range(self._start + 1, self._steps + 1):
+        self._take_step(step)
+        for hook in hooks:
+          if hook.is_due(step, self._steps):
+            hook.run(step)
+        if stop.signal is not None and step < self._steps:
+          self._save_and_stop(step, stop)
+    except NonFiniteError as error:
+      leaves = ', '.join(_not_finite(self._state.params)) or 'none'
+      raise NonFiniteError(f'{error}. Leaves not finite: {leaves}') from None
     self._checkpoints.wait()
     return self._write_summary(self._steps, completed=True)
 
@@ -131,17 +137,22 @@ class _Run:
     experiment = self._experiment
     controls = experiment.controls(step - 1)
     rows = experiment.to_devices(next(experiment.batches))
+    # Counts are those of the forward pass: of masks updated in this step, or
+    # of those that the step before has left.
+    delay, nonzero = experiment.delay, None
+    changed = step == 1 or experiment.controls(step - 1 - delay).prune
+    if changed and delay:
+      nonzero = experiment.count_nonzero(self._state)
     self._state, metrics = experiment.train_step(self._state, rows, controls)
-    nonzero = None
-    if step == 1 or controls.prune:
-      nonzero = experiment.count_nonzero(self._state.masks)
+    if changed and not delay:
+      nonzero = experiment.count_nonzero(self._state)
     self._meter.push(step, metrics, nonzero)
     if step in self._config.pruning.snapshots:
       self._take_snapshot(step)
     self._progress.advance(step)
 
   def _take_snapshot(self, step: int) -> None:
-    masks = jax.device_get(self._state.masks)
+    masks = jax.device_get(self._experiment.kept(self._state))
     if masks and jax.process_index() == 0:
       snapshots.write(self._workdir.snapshot(step), masks)
 
@@ -154,7 +165,9 @@ class _Run:
   def _evaluate(self, step: int) -> None:
     self._meter.flush()
     with self._meter.paused():
-      self._eval_loss = self._experiment.evaluate(self._state.params)
+      self._eval_loss = self._experiment.evaluate(
+        self._experiment.forward(self._state)
+      )
     self._meter.check_finite(step, {'eval_loss': self._eval_loss})
     tokens = step * self._config.tokens_per_step
     self._write_metrics(step, {'tokens': tokens, 'eval_loss': self._eval_loss})
@@ -191,3 +204,13 @@ class _Run:
     if jax.process_index() == 0:
       workdir_lib.write_json(self._workdir.summary, summary)
     return summary
+
+
+def _not_finite(params) -> list[str]:
+  """Paths of the leaves that hold a NaN or an infinity."""
+  finite = jax.device_get(jax.tree.map(lambda x: jnp.isfinite(x).all(), params))
+  return [
+    path_name(path)
+    for path, is_finite in jax.tree.leaves_with_path(finite)
+    if not is_finite
+  ]

@@ -1,5 +1,6 @@
 """What happens in which step: config -> plan, pruner, controls."""
 
+import ast
 import math
 from collections.abc import Callable, Mapping
 
@@ -7,7 +8,9 @@ import numpy as np
 
 from jax_sparse_pretrain import planning, pruning
 from jax_sparse_pretrain.config import Config, ConfigError, Model
+from jax_sparse_pretrain.config import Pruning as PruningConfig
 from jax_sparse_pretrain.model import counts
+from jax_sparse_pretrain.pruning import bridge
 from jax_sparse_pretrain.training.step import Controls
 
 
@@ -83,8 +86,62 @@ def make_pruner(
   if config.pruning.sparsity == 0:
     return pruning.no_pruning()
   pruned = {name: kernels[name] for name in make_targets(config)}
-  distribution = pruning.DISTRIBUTIONS[config.pruning.distribution]
-  return pruning.magnitude_pruner(pruned, distribution)
+  asked = config.pruning
+  if asked.library == 'jaxpruner':
+    return _jaxpruner_pruner(config, pruned)
+  try:
+    pruner = pruning.magnitude_pruner(
+      pruned,
+      pruning.DISTRIBUTIONS[asked.distribution],
+      structure=_structure(asked),
+      score=_SCORES[asked.algorithm](config.seed),
+      order=asked.order,
+      mask_gradients=asked.mask_gradients or None,
+      regrow=asked.regrow,
+    )
+  except ValueError as error:
+    raise ConfigError(f'pruning.structure: {error}') from None
+  return pruning.packed(pruner, pruned) if asked.pack_masks else pruner
+
+
+_SCORES = {
+  'magnitude': lambda seed: pruning.magnitudes,
+  'random': pruning.random_scores,
+}
+
+
+def _structure(asked: PruningConfig) -> pruning.Structure:
+  structures = {
+    'unstructured': lambda: pruning.Unstructured(),
+    'n_by_m': lambda: pruning.NByM(asked.n, asked.m, asked.axis),
+    'block': lambda: pruning.Block(asked.block_height, asked.block_width),
+    'channel': lambda: pruning.Channel(asked.axis),
+  }
+  return structures[asked.structure]()
+
+
+def _jaxpruner_pruner(config: Config, kernels) -> pruning.Pruner:
+  asked = config.pruning
+  try:
+    return bridge.jaxpruner_pruner(
+      kernels,
+      make_targets(config),
+      asked.algorithm,
+      sparsity=asked.sparsity,
+      end_step=make_plan(config).schedule.end,
+      options={name: _literal(value) for name, value in asked.options},
+      seed=config.seed,
+    )
+  except ValueError as error:
+    raise ConfigError(f'pruning.{error}') from None
+
+
+def _literal(text: str):
+  """'0.2' -> 0.2, 'True' -> True; what is no literal is itself."""
+  try:
+    return ast.literal_eval(text)
+  except (SyntaxError, ValueError):
+    return text
 
 
 def make_controls(

@@ -45,9 +45,12 @@ class Experiment:
     init: () -> fresh state, on the devices.
     init_masks: params -> masks that keep everything.
     train_step: (state, rows, controls) -> (state, metrics); donates the state.
-    count_nonzero: masks -> {kernel: counts per layer}.
+    forward: state -> the params that the forward pass sees.
+    kept: state -> {kernel: bool[shape]} of kernels that are not dense.
+    count_nonzero: state -> {kernel: counts per layer}.
     evaluate: params -> loss in nats.
     learning_rates: float32[steps].
+    delay: steps from a mask update to the forward pass that first sees it.
     controls: step -> controls of that step.
     corpus: fingerprint of the data.
     batches: iterator over this process's rows, int32[rows, L + 1].
@@ -64,9 +67,12 @@ class Experiment:
   init: Callable[[], step_lib.TrainState]
   init_masks: Callable[[Any], Any]
   train_step: Callable
+  forward: Callable[[step_lib.TrainState], Any]
+  kept: Callable[[step_lib.TrainState], Any]
   count_nonzero: Callable
   evaluate: Callable[[Any], float]
   learning_rates: np.ndarray
+  delay: int
   controls: Callable[[int], step_lib.Controls]
   corpus: dict[str, Any]
   batches: Iterator[np.ndarray]
@@ -127,6 +133,7 @@ def set_up(config: Config, devices=None) -> Experiment:
     peak_flops=hardware.peak_of_mesh(mesh, config.logging.peak_flops),
     header=_header(config, kernels),
     learning_rates=learning_rates,
+    delay=pruner.delay,
     controls=recipe.make_controls(config, plan, pruner, learning_rates),
     corpus=data.corpus,
     batches=data.batches,
@@ -200,7 +207,9 @@ def _programs(
       out_shardings=(shardings, everywhere),
       donate_argnums=0,
     ),
-    'count_nonzero': _make_count(kernels, abstract.masks, everywhere),
+    'forward': _make_forward(pruner, shardings.params),
+    'kept': jax.jit(lambda state: pruner.kept(state.params, state.masks)),
+    'count_nonzero': _make_count(kernels, pruner, abstract.masks, everywhere),
   }
 
 
@@ -240,25 +249,58 @@ def _state_shardings(abstract, params_sharding, tx, mesh) -> Any:
       params_sharding,
       transform_non_params=lambda _: everywhere,
     ),
-    masks=abstract.masks and {name: named[name] for name in abstract.masks},
+    masks=jax.tree.map_with_path(
+      functools.partial(_beside, abstract.params, named, everywhere),
+      abstract.masks,
+    ),
   )
+
+
+def _make_forward(pruner: pruning.Pruner, params_sharding) -> Callable:
+  """A jitted identity would copy all the parameters."""
+  if pruner.forward is pruning.Pruner._field_defaults['forward']:
+    return lambda state: state.params
+  return jax.jit(
+    lambda state: pruner.forward(state.params, state.masks),
+    out_shardings=params_sharding,
+  )
+
+
+def _beside(params, named, everywhere, path, mask) -> Any:
+  """Where the parameter lives whose name and shape, or bits, a mask has."""
+  shapes = {n: p.shape for n, p in pruning.pruner.by_path(params).items()}
+  name = getattr(path[-1], 'key', None)
+  *rest, last = shapes.get(name, (0,))
+  if mask.shape == (*rest, last):
+    return named[name]
+  if mask.shape == (*rest, -(-last // 8)) and _splits(mask, named[name]):
+    return named[name]
+  return everywhere
+
+
+def _splits(leaf, where) -> bool:
+  try:
+    where.shard_shape(leaf.shape)
+  except ValueError:
+    return False
+  return True
 
 
 def _abstract(leaf, where) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
 
-def _make_count(kernels, masks, everywhere) -> Callable:
-  """Kernels without a mask have all their weights."""
-  dense = {n: [k.layer_size] * k.n_layers for n, k in kernels.items()}
+def _make_count(kernels, pruner, masks, everywhere) -> Callable:
+  """state -> kept weights per layer of what the forward pass sees."""
   if masks is None:
-    return lambda masks: dense
-  masked = {name: kernels[name] for name in masks}
-  count = jax.jit(
-    functools.partial(pruning.count_nonzero, kernels=masked),
-    out_shardings=everywhere,
-  )
-  return lambda masks: {**dense, **count(masks)}
+    dense = {n: [k.layer_size] * k.n_layers for n, k in kernels.items()}
+    return lambda state: dense
+
+  def count(state: step_lib.TrainState):
+    kept = pruner.kept(state.params, state.masks)
+    return pruning.count_nonzero(kept, kernels)
+
+  return jax.jit(count, out_shardings=everywhere)
 
 
 def _header(

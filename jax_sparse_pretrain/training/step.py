@@ -37,7 +37,7 @@ class Controls(NamedTuple):
 
   Attributes:
     learning_rate: float32.
-    prune: whether the masks are updated before the forward pass.
+    prune: whether this is a step of a mask update.
     budget: how many weights to keep then; of `Pruner.budget_for`.
   """
 
@@ -49,11 +49,13 @@ class Controls(NamedTuple):
 def init_state(
   params: PyTree, tx: optax.GradientTransformation, pruner: Pruner
 ) -> TrainState:
+  """Of a run that has not begun; the params are masked where masks ask."""
+  masks = pruner.init(params)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
-    params=params,
+    params=pruner.mask(params, masks),
     opt_state=tx.init(params),
-    masks=pruner.init(params),
+    masks=masks,
   )
 
 
@@ -69,7 +71,7 @@ def make_train_step(
   The order: update the masks and zero what they drop; forward and backward;
   mask the gradients, so that pruned weights do not enter the clipping norm;
   optimizer; mask the parameters, since Adam's momentum would bring pruned
-  weights back.
+  weights back. Which of these do anything is the pruner's affair.
 
   Args:
     loss_fn: differentiated in its first argument.
@@ -83,13 +85,18 @@ def make_train_step(
   def train_step(
     state: TrainState, rows: jax.Array, controls: Controls
   ) -> tuple[TrainState, Metrics]:
-    params, masks = pruner.update(
-      state.params, state.masks, controls.prune, controls.budget
-    )
-    grads, metrics = gradients(params, rows)
-    grads = pruner.mask(grads, masks)
-    updates, opt_state = tx.update(
-      grads, state.opt_state, params, learning_rate=controls.learning_rate
+
+    def apply(grads, opt_state, params):
+      return tx.update(
+        grads, opt_state, params, learning_rate=controls.learning_rate
+      )
+
+    now = controls.prune, controls.budget
+    params, masks = pruner.update(state.params, state.masks, *now)
+    grads, metrics = gradients(pruner.forward(params, masks), rows)
+    grads = pruner.mask_gradients(grads, masks)
+    updates, opt_state, masks = pruner.optimize(
+      apply, grads, state.opt_state, params, masks, *now
     )
     params = pruner.mask(optax.apply_updates(params, updates), masks)
     metrics['grad_norm'] = optax.tree.norm(grads)

@@ -108,9 +108,9 @@ class Pruning:
   sparsity: float = key(0.0, BELOW_ONE)  # 0: a dense run
   library: Literal['builtin', 'jaxpruner'] = fixed('builtin')
   # builtin: magnitude or random. jaxpruner: any updater that it registers.
-  algorithm: str = key('magnitude')
+  algorithm: str = fixed('magnitude')
   # jaxpruner only: (name, value) pairs of its other keys.
-  options: tuple[tuple[str, str], ...] = key(())
+  options: tuple[tuple[str, str], ...] = fixed(())
   schedule: Literal[
     'geometric', 'cubic', 'polynomial', 'linear', 'one_shot', 'constant'
   ] = key('geometric')
@@ -120,26 +120,26 @@ class Pruning:
   distribution: Literal['global', 'uniform', 'erk'] = key('global')
   exempt: tuple[str, ...] = fixed(())  # patterns of kernels that stay dense
   # (pattern, sparsity) pairs for kernels that differ; 'uniform' and 'erk'.
-  sparsities: tuple[tuple[str, float], ...] = key(())
+  sparsities: tuple[tuple[str, float], ...] = fixed(())
   start: float = key(0.25, at_least(0))
   end: float = key(0.75, at_least(0))
   unit: Literal['compute_fraction', 'step_fraction', 'steps'] = key(
     'compute_fraction'
   )
   # What is kept or dropped together; axes are those of one layer.
-  structure: Literal['unstructured', 'n_by_m', 'block', 'channel'] = key(
+  structure: Literal['unstructured', 'n_by_m', 'block', 'channel'] = fixed(
     'unstructured'
   )
-  n: int = key(2, at_least(1))  # n_by_m: kept of every m
-  m: int = key(4, at_least(1))
-  axis: int = key(-1)  # n_by_m and channel
-  block_height: int = key(4, at_least(1))  # along the first axis
-  block_width: int = key(4, at_least(1))  # along the second
+  n: int = fixed(2, at_least(1))  # n_by_m: kept of every m
+  m: int = fixed(4, at_least(1))
+  axis: int = fixed(-1)  # n_by_m and channel
+  block_height: int = fixed(4, at_least(1))  # along the first axis
+  block_width: int = fixed(4, at_least(1))  # along the second
   # Masks before the forward pass of their step, or as jaxpruner has it, after
   # the backward pass, and pruned weights get gradients.
-  order: Literal['before', 'after'] = key('before')
-  mask_gradients: bool = key(False)  # in the order 'after'
-  regrow: bool = key(False)  # whether a pruned weight may return
+  order: Literal['before', 'after'] = fixed('before')
+  mask_gradients: bool = fixed(False)  # in the order 'after'
+  regrow: bool = fixed(False)  # whether a pruned weight may return
   pack_masks: bool = fixed(False)  # one bit a weight instead of one byte
   snapshots: tuple[int, ...] = free(())  # finished steps to save the masks at
   # Steps between mask updates. The ramp is a whole number of them.
@@ -325,6 +325,23 @@ def _pruning_checks(pruning: Pruning) -> Iterator[_Check]:
     f'pruning.n = {pruning.n}: must be at most pruning.m = {pruning.m}',
   )
   yield from _library_checks(pruning)
+  yield (
+    not pruning.sparsities or pruning.sparsity > 0,
+    'pruning.sparsities: needs pruning.sparsity > 0 for the other kernels; '
+    'leave them dense with pruning.exempt',
+  )
+  yield (
+    pruning.structure != 'n_by_m'
+    or (not pruning.sparsities and pruning.distribution != 'erk'),
+    "pruning.structure = 'n_by_m': needs pruning.sparsities = () and a "
+    "distribution other than 'erk': every group keeps n of m",
+  )
+  yield (
+    not pruning.regrow
+    or (pruning.algorithm == 'magnitude' and not pruning.mask_gradients),
+    "pruning.regrow = True: needs pruning.algorithm = 'magnitude' and "
+    'pruning.mask_gradients = False, or no weight could return',
+  )
   target = 1 - pruning.n / pruning.m
   yield (
     pruning.sparsity == 0
@@ -334,7 +351,8 @@ def _pruning_checks(pruning: Pruning) -> Iterator[_Check]:
     "pruning.structure is 'n_by_m'",
   )
   yield (
-    pruning.structure != 'n_by_m'
+    pruning.sparsity == 0
+    or pruning.structure != 'n_by_m'
     or pruning.schedule in ('one_shot', 'constant'),
     f'pruning.schedule = {pruning.schedule!r}: must be one_shot or constant '
     "when pruning.structure is 'n_by_m', which has no ramp",

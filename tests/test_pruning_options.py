@@ -136,6 +136,27 @@ def test_a_pruned_weight_may_return_only_if_asked():
     ({'structure': 'block', 'block_height': 5}, '5 must divide axis 0'),
     ({'structure': 'channel', 'axis': 9}, 'has axes'),
     ({'regrow': True}, "regrow = True: needs pruning.order = 'after'"),
+    (
+      {'order': 'after', 'regrow': True, 'algorithm': 'random'},
+      "needs pruning.algorithm = 'magnitude'",
+    ),
+    (
+      {'sparsity': 0.0, 'sparsities': (('lm_head/*', 0.5),)},
+      'sparsities: needs pruning.sparsity > 0',
+    ),
+    (
+      {
+        'structure': 'n_by_m', 'sparsity': 0.5, 'schedule': 'constant',
+        'distribution': 'erk',
+      },
+      "other than 'erk'",
+    ),
+    (
+      {'unit': 'steps', 'start': 0, 'end': 29, 'order': 'after'},
+      'end, step 29: must be below 29',
+    ),
+    ({'snapshots': (0,)}, 'snapshots: 0: must be from 1 to 30'),
+    ({'snapshots': (31,)}, 'snapshots: 31: must be from 1 to 30'),
     ({'algorithm': 'largest'}, "algorithm = 'largest': must be magnitude or"),
     ({'options': (('a', '1'),)}, "only with library 'jaxpruner'"),
     (

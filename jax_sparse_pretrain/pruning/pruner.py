@@ -28,8 +28,11 @@ ORDERS = ('before', 'after')
 UNSTRUCTURED = Unstructured()
 
 
-def magnitudes(weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-  return {name: jnp.abs(weight) for name, weight in weights.items()}
+def magnitudes(
+  weights: Mapping[str, jax.Array],
+) -> Mapping[str, jax.Array]:
+  """The weights: scores rank by absolute value, and no copy is held."""
+  return weights
 
 
 def random_scores(seed: int) -> Score:
@@ -120,7 +123,7 @@ def magnitude_pruner(
     kernels: the prunable leaves by path, `layers/mlp/up/kernel`.
     distribution: an entry of `DISTRIBUTIONS`.
     structure: what is kept or dropped together.
-    score: {kernel: weights} -> {kernel: scores}, not negative.
+    score: {kernel: weights} -> {kernel: scores}, ranked by absolute value.
     order: one of `ORDERS`.
     mask_gradients: whether pruned weights get no gradient; if not given, only
       in the order 'before'.

@@ -132,16 +132,41 @@ def _jaxpruner_pruner(config: Config, kernels) -> pruning.Pruner:
       options={name: _literal(value) for name, value in asked.options},
       seed=config.seed,
     )
-  except ValueError as error:
+  # jaxpruner checks little of what it is given.
+  except (ValueError, TypeError, AttributeError, IndexError) as error:
     raise ConfigError(f'pruning.{error}') from None
 
 
 def _literal(text: str):
-  """'0.2' -> 0.2, 'True' -> True; what is no literal is itself."""
+  """'0.2' -> 0.2, 'true' -> True; what is no literal is itself."""
+  if text.lower() in ('true', 'false'):
+    return text.lower() == 'true'
   try:
     return ast.literal_eval(text)
   except (SyntaxError, ValueError):
     return text
+
+
+def check_updates(
+  config: Config, plan: planning.Plan, pruner: pruning.Pruner
+) -> None:
+  """A forward pass must see the last update, and snapshots must be taken.
+
+  Raises:
+    ConfigError: naming the key.
+  """
+  asked, last = config.pruning, plan.schedule.end + pruner.delay
+  if asked.sparsity and last >= plan.steps:
+    raise ConfigError(
+      f'pruning.end, step {plan.schedule.end}: must be below '
+      f'{plan.steps - pruner.delay}, for a step that sees its masks'
+    )
+  for step in asked.snapshots:
+    if not (asked.sparsity and 1 <= step <= plan.steps):
+      raise ConfigError(
+        f'pruning.snapshots: {step}: must be from 1 to {plan.steps}, of a '
+        'sparse run'
+      )
 
 
 def make_controls(

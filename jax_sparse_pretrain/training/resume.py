@@ -94,6 +94,9 @@ def rewind_files(
   """Files on disk go back to the checkpoint; what follows is redone."""
   workdir_lib.write_config(workdir, experiment.resolved, previous, step)
   workdir.summary.unlink(missing_ok=True)
+  for path in workdir.snapshots.glob('*.npz'):
+    if int(path.stem) > step:
+      path.unlink()
   if step:
     history.truncate(workdir.history, step)
   else:

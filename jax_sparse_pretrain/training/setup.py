@@ -122,6 +122,7 @@ def set_up(config: Config, devices=None) -> Experiment:
   boxed = _abstract_params(model, config)
   kernels = recipe.model_kernels(config.model)
   pruner = recipe.make_pruner(config, kernels)
+  recipe.check_updates(config, plan, pruner)
   params_sharding = sharding.parameter_shardings(mesh, boxed)
   data = _open_data(config, mesh)
   # Last, because it runs on the device; nothing can be refused from here on.

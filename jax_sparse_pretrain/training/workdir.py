@@ -32,8 +32,12 @@ class Workdir:
   def checkpoints(self) -> pathlib.Path:
     return self.root / 'checkpoints'
 
+  @property
+  def snapshots(self) -> pathlib.Path:
+    return self.root / 'mask_snapshots'
+
   def snapshot(self, step: int) -> pathlib.Path:
-    return self.root / 'mask_snapshots' / f'{step}.npz'
+    return self.snapshots / f'{step}.npz'
 
   @property
   def summary(self) -> pathlib.Path:

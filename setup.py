@@ -1,7 +1,7 @@
 """What to install. Tool settings are in pyproject.toml.
 
-Both ends of every range were tried: the lower ones together on Python 3.11,
-the newest releases on 3.11, 3.12 and 3.13.
+Both ends of the ranges were tried: the lower ones together on Python 3.11, the
+newest releases on 3.11 and 3.13.
 """
 
 from setuptools import find_packages, setup

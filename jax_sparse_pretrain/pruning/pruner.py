@@ -141,6 +141,8 @@ def magnitude_pruner(
 
   def new_masks(params: PyTree, masks: Masks, budget: Any) -> Masks:
     scores = score(select(params, kernels))
+    if structure != UNSTRUCTURED:  # which takes it itself, without a copy
+      scores = {name: jnp.abs(each) for name, each in scores.items()}
     if regrow:
       masks = init(params)
     return structure.keep(scores, masks, kernels, budget, distribution)

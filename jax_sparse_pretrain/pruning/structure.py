@@ -54,14 +54,13 @@ class Windows:
     return _by_name(self._unit, kernels)
 
   def pool(self, scores: jax.Array, kernel: Kernel) -> jax.Array:
-    """float[shape] -> pooled |scores|, float32[units' shape].
+    """float[shape] -> pooled scores, float32[units' shape].
 
     The same to the last bit on any mesh. Windows of one weight pass as given.
     """
     if self._unit(kernel).shape == kernel.shape:
       return scores
-    scores = jnp.abs(scores).astype(jnp.float32)
-    grouped, inner = self._grouped(scores, kernel)
+    grouped, inner = self._grouped(scores.astype(jnp.float32), kernel)
     if self.pooling == 'max':
       return jnp.max(grouped, axis=inner)
     return _exact_mean(grouped, inner)
@@ -86,7 +85,7 @@ class Windows:
     """Masks of the windows of largest pooled score.
 
     Args:
-      scores: {kernel: float[shape]}, ranked by their absolute value.
+      scores: {kernel: float[shape]}, not negative, such as magnitudes.
       candidates: {kernel: bool[shape]}; others are never kept. A window is a
         candidate while any weight in it is.
       kernels: {kernel: Kernel}, the same keys.
@@ -241,7 +240,7 @@ class NByM:
     """Masks of the n largest candidates in each group of m.
 
     Args:
-      scores: {kernel: float[shape]}, ranked by their absolute value, no NaN.
+      scores: {kernel: float[shape]} without NaN.
       candidates: {kernel: bool[shape]}; others are never kept.
       kernels: {kernel: Kernel}, the same keys.
       budget: not used, there is nothing to share out.
@@ -266,8 +265,7 @@ class NByM:
 
   def _keep(self, scores: jax.Array, candidates: jax.Array, kernel: Kernel):
     axis = self._axis(kernel)
-    score = _split(jnp.abs(scores), axis, self.m)
-    candidate = _split(candidates, axis, self.m)
+    score, candidate = (_split(x, axis, self.m) for x in (scores, candidates))
     mine, theirs = axis + 1, axis + 2
 
     n_compared = min(self.m, COMPARED)

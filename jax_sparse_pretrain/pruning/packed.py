@@ -29,12 +29,7 @@ def packed(pruner: Pruner, kernels: Mapping[str, Kernel]) -> Pruner:
       for name, b in bits.items()
     }
 
-  updates_early = pruner.update is not Pruner._field_defaults['update']
-
   def update(params, bits, due, budget):
-    if not updates_early:
-      return params, bits
-
     # Unpacked only where an update is due.
     def prune(params, bits, budget):
       params, masks = pruner.update(params, unpack(bits), True, budget)
@@ -50,14 +45,20 @@ def packed(pruner: Pruner, kernels: Mapping[str, Kernel]) -> Pruner:
     )
     return updates, opt_state, pack(masks)
 
+  # A verb that the pruner leaves at its default passes the bits as they are.
+  verbs = {'update': update, 'optimize': optimize}
+  given = {
+    name: verb
+    for name, verb in verbs.items()
+    if getattr(pruner, name) is not Pruner._field_defaults[name]
+  }
   return pruner._replace(
+    **given,
     init=lambda params: pack(pruner.init(params)),
-    update=update,
     forward=lambda params, bits: pruner.forward(params, unpack(bits)),
     mask_gradients=lambda grads, bits: pruner.mask_gradients(
       grads, unpack(bits)
     ),
-    optimize=optimize,
     mask=lambda params, bits: pruner.mask(params, unpack(bits)),
     kept=lambda params, bits: pruner.kept(params, unpack(bits)),
   )

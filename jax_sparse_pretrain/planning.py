@@ -57,6 +57,8 @@ class Request:
     every: steps between updates; the ramp is a whole number of them.
     power: of the shape 'polynomial'.
     share: of the linear parameters, those that the schedule acts on.
+    delay: steps from an update to the first forward pass that sees it.
+    begins_sparse: whether weights are pruned before the first update.
   """
 
   shape: str
@@ -67,11 +69,25 @@ class Request:
   every: int
   power: float = 3.0
   share: float = 1.0
+  delay: int = 0
+  begins_sparse: bool = False
 
   def schedule(self, start: int, end: int) -> PruningSchedule:
     return PruningSchedule(
-      self.shape, self.sparsity, start, end, self.every, self.power, self.share
+      self.shape,
+      self.sparsity,
+      start,
+      end,
+      self.every,
+      self.power,
+      self.share,
+      self.delay,
+      self.begins_sparse,
     )
+
+  @property
+  def first_density(self) -> float:
+    return self.final_density if self.begins_sparse else 1.0
 
   @property
   def final_density(self) -> float:
@@ -81,7 +97,7 @@ class Request:
   def ramp_density(self) -> float:
     """Mean over the ramp in the continuous limit."""
     if self.end == self.start:
-      return 1.0
+      return self.first_density
     mean = SHAPES[self.shape].mean_density(self.sparsity, self.power)
     return 1 - self.share * (1 - mean)
 
@@ -110,8 +126,9 @@ def plan(
     return Plan(asked.schedule(0, 0), steps or dense_steps)
   schedule = _UNITS[asked.unit](asked, steps, dense_steps)
   if steps is None:
-    left = dense_steps - schedule.compute(schedule.end)
-    steps = schedule.end + round(left / asked.final_density)
+    last = schedule.end + asked.delay
+    left = dense_steps - schedule.compute(last)
+    steps = last + round(left / asked.final_density)
   _check_length(steps)
   if steps <= schedule.end:
     raise ValueError(
@@ -133,7 +150,7 @@ def _in_steps(asked: Request, steps, dense_steps) -> PruningSchedule:
 
 def _in_step_fractions(asked: Request, steps, dense_steps) -> PruningSchedule:
   density = (
-    asked.start
+    asked.start * asked.first_density
     + (asked.end - asked.start) * asked.ramp_density
     + (1 - asked.end) * asked.final_density
   )
@@ -152,9 +169,10 @@ def _in_compute_fractions(
   to the continuous answer are tried.
   """
   ramp = (asked.end - asked.start) / asked.ramp_density
-  stretch = asked.start + ramp + (1 - asked.end) / asked.final_density
+  dense = asked.start / asked.first_density
+  stretch = dense + ramp + (1 - asked.end) / asked.final_density
   compute = dense_steps or steps / stretch
-  start = round(asked.start * compute)
+  start = round(dense * compute)
   n = _periods(ramp * compute, asked.every)
   ramps = [
     asked.schedule(start, start + k * asked.every)

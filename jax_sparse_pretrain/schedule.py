@@ -21,7 +21,7 @@ MAX_UPDATES = 1_000_000
 class PruningSchedule:
   """Mask updates at `start, start + every, ...` and at `end`.
 
-  An update at step t comes before the forward pass of step t (0-based).
+  An update at step t acts on the forward pass of step t + delay (0-based).
 
   Attributes:
     shape: a key of `SHAPES`.
@@ -32,6 +32,9 @@ class PruningSchedule:
     power: of the shape 'polynomial'.
     share: of all linear parameters, those on which the schedule acts; less
       than 1 where kernels are exempt. Counts in density and compute.
+    delay: steps from an update to the first forward pass that sees it.
+    begins_sparse: whether weights are pruned before the first update, and the
+      shape is 'constant'.
   """
 
   shape: str
@@ -41,6 +44,8 @@ class PruningSchedule:
   every: int
   power: float = 3.0
   share: float = 1.0
+  delay: int = 0
+  begins_sparse: bool = False
 
   def __post_init__(self):
     if self.shape not in SHAPES:
@@ -54,6 +59,11 @@ class PruningSchedule:
     if self.shape == 'one_shot' and self.start != self.end:
       raise ValueError(
         f'start {self.start}, end {self.end}: must be equal for one_shot'
+      )
+    if self.begins_sparse and self.shape != 'constant':
+      raise ValueError(
+        f"shape {self.shape!r}: must be 'constant' where weights are pruned "
+        'from the beginning'
       )
     if (self.end - self.start) // self.every >= MAX_UPDATES:
       raise ValueError(
@@ -80,16 +90,24 @@ class PruningSchedule:
   @functools.cached_property
   def _densities(self) -> np.ndarray:
     """Of all linear parameters: before the first update, after each."""
-    return (1 - self.share) + self.share * np.append(1.0, self.kept_fractions)
+    before = self.kept_fractions[0] if self.begins_sparse else 1.0
+    return (1 - self.share) + self.share * np.append(
+      before, self.kept_fractions
+    )
+
+  @functools.cached_property
+  def _seen_from(self) -> np.ndarray:
+    """The first forward pass of each update, int64[n]."""
+    return self.update_steps + self.delay
 
   def density(self, steps) -> np.ndarray:
     """Fraction of all linear parameters in the forward pass of `steps`."""
-    n_updates_done = np.searchsorted(self.update_steps, steps, side='right')
+    n_updates_done = np.searchsorted(self._seen_from, steps, side='right')
     return self._densities[n_updates_done]
 
   def compute(self, steps: int) -> float:
     """Sum of the density over the first `steps` steps, in dense steps."""
-    bounds = np.concatenate([[0], self.update_steps, [steps]]).clip(max=steps)
+    bounds = np.concatenate([[0], self._seen_from, [steps]]).clip(max=steps)
     return float(np.diff(bounds) @ self._densities)
 
 

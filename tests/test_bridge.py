@@ -1,5 +1,6 @@
 """jaxpruner's updaters in our step, against jaxpruner's own loop."""
 
+import pathlib
 import sys
 
 import jax
@@ -9,9 +10,8 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from tiny import tiny_config
 
-from jax_sparse_pretrain import pruning
+from jax_sparse_pretrain import pruning, train
 from jax_sparse_pretrain.model.decoder import Decoder
 from jax_sparse_pretrain.pruning import bridge, upstream
 from jax_sparse_pretrain.schedule import PruningSchedule
@@ -19,6 +19,7 @@ from jax_sparse_pretrain.training import checkpoint, recipe, step
 from jax_sparse_pretrain.training import loss as loss_lib
 from jax_sparse_pretrain.training import optimizer as optimizer_lib
 
+SMOKE = pathlib.Path(__file__).parents[1] / 'configs' / 'smoke.py'
 GLOBAL = ('global_magnitude', 'global_saliency')
 STRAIGHT_THROUGH = ('magnitude_ste', 'random_ste')
 SPARSE_FROM_THE_START = ('static_sparse', 'set', 'rigl')
@@ -177,11 +178,11 @@ def test_two_of_four_are_kept_with_a_sparsity_type(jaxpruner):
     assert (mask.reshape(-1, 4).sum(axis=1) == 2).all()
 
 
-class Tiny:
-  """The parts of a run of the tiny model."""
+class Smoke:
+  """The parts of a run of the smoke model, on short rows."""
 
   def __init__(self, algorithm):
-    config = tiny_config()
+    config = train.load_config(str(SMOKE), [])
     self.model = Decoder(config.model, lambda x, axes: x)
     self.kernels = recipe.model_kernels(config.model)
     self.pruner = make_pruner(algorithm, self.kernels)
@@ -230,15 +231,15 @@ class Tiny:
 
 @pytest.mark.slow
 @pytest.mark.parametrize('algorithm', ALGORITHMS)
-def test_forty_steps_of_the_tiny_model_train_and_end_at_the_target(
+def test_forty_steps_of_the_smoke_model_train_and_end_at_the_target(
   jaxpruner, algorithm
 ):
-  tiny = Tiny(algorithm)
-  state, losses, counts = tiny.run(tiny.init(), range(40))
+  smoke = Smoke(algorithm)
+  state, losses, counts = smoke.run(smoke.init(), range(40))
   # From that of 256 tokens down to that of the 16 in use; `random_ste`, which
   # draws its masks anew in every step, is the slowest.
   assert np.isfinite(losses).all() and losses[-1] < losses[0] - 0.5
-  sizes = {n: k.n_layers * k.layer_size for n, k in tiny.kernels.items()}
+  sizes = {n: k.n_layers * k.layer_size for n, k in smoke.kernels.items()}
   target = {n: round((1 - SPARSITY) * size) for n, size in sizes.items()}
   first, last = counts[0], counts[max(counts)]
   assert first == (target if algorithm in SPARSE_FROM_THE_START else sizes)
@@ -321,7 +322,13 @@ def test_none_in_the_first_tree_answers_none():
     ('magnitude', {'sparsity': 0.5}, "'sparsity' is none of 'magnitude'"),
     ('random', {'use_packed_masks': True}, 'use_packed_masks works'),
     ('magnitude', {'sparsity_type': 'nm_2,5'}, 'a/kernel: The target axis'),
-    ('magnitude', {'sparsity_type': 'oval'}, 'oval is not supported'),
+    ('magnitude', {'sparsity_type': 'oval'}, "'oval': must be nm_N,M"),
+    ('magnitude', {'skip_gradients': 1}, 'must be True or False'),
+    ('rigl', {'drop_fraction': 2.0}, 'must be a float in .0, 1.'),
+    ('rigl', {'drop_fraction': 'half'}, "'half': must be a float"),
+    ('rigl', {'is_debug': True}, "'is_debug' is none of 'rigl'"),
+    ('magnitude', {'drop_fraction': 0.2}, "'drop_fraction' is none of"),
+    ('global_magnitude', {'sparsity_type': 'nm_2,4'}, 'not supported for'),
   ],
 )
 def test_what_jaxpruner_cannot_do_is_refused(
@@ -329,6 +336,14 @@ def test_what_jaxpruner_cannot_do_is_refused(
 ):
   with pytest.raises(ValueError, match=message):
     make_pruner(algorithm, **options)
+
+
+@pytest.mark.parametrize('algorithm', ['rigl', 'set'])
+def test_a_drop_fraction_needs_steps_to_fall(jaxpruner, algorithm):
+  with pytest.raises(ValueError, match='end, step 0: must be at least 1'):
+    bridge.jaxpruner_pruner(
+      KERNELS, dict.fromkeys(KERNELS, 0.5), algorithm, sparsity=0.5, end_step=0
+    )
 
 
 def test_global_updaters_refuse_fractions_by_kernel(jaxpruner):

@@ -174,3 +174,34 @@ def test_a_pruned_weight_may_return_only_if_asked():
 def test_options_that_do_not_go_together_are_refused(change, words):
   with pytest.raises(ConfigError, match=words):
     setup.set_up(tiny.tiny_config(pruning=change))
+
+
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    (
+      {'algorithm': 'rigl'},
+      "schedule = 'geometric': must be 'constant' for 'rigl'",
+    ),
+    (
+      {'algorithm': 'magnitude', 'options': (('sparsity_type', 'nm_1,4'),)},
+      'sparsity_type: 1:4 has no ramp: needs pruning.sparsity = 0.75',
+    ),
+    (
+      {
+        'algorithm': 'magnitude', 'options': (('sparsity_type', 'nm_1,4'),),
+        'schedule': 'constant',
+      },
+      'needs pruning.sparsity = 0.75',
+    ),
+    (
+      {'algorithm': 'rigl', 'options': (('eps', '1.0'), ('eps', '2.0'))},
+      'options: eps is given twice',
+    ),
+  ],
+)  # fmt: skip
+def test_schedules_that_jaxpruner_would_not_follow_are_refused(change, words):
+  pytest.importorskip('jaxpruner')
+  change = {'library': 'jaxpruner', 'distribution': 'uniform', **change}
+  with pytest.raises(ConfigError, match=words):
+    setup.set_up(tiny.tiny_config(pruning=change))

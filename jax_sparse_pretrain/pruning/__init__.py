@@ -8,14 +8,16 @@ from jax_sparse_pretrain.pruning.distribution import (
   Distribution,
   Kernel,
 )
+from jax_sparse_pretrain.pruning.magnitude import (
+  magnitude_pruner,
+  magnitudes,
+  random_scores,
+)
 from jax_sparse_pretrain.pruning.packed import packed
 from jax_sparse_pretrain.pruning.pruner import (
   Pruner,
   count_nonzero,
-  magnitude_pruner,
-  magnitudes,
   no_pruning,
-  random_scores,
 )
 from jax_sparse_pretrain.pruning.selection import keep_largest
 from jax_sparse_pretrain.pruning.structure import (

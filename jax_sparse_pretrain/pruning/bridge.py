@@ -63,9 +63,9 @@ def jaxpruner_pruner(
     algorithm: a name that jaxpruner has registered, `rigl`.
     sparsity: final sparsity over all of them, for `global_*`.
     end_step: last update; the drop fraction of `rigl` and `set` falls to 0.
-    options: other keys of jaxpruner's config: `sparsity_type`, `drop_fraction`,
+    options: other keys of jaxpruner's config, `sparsity_type`, `drop_fraction`,
       `is_sparse_gradients`, `skip_gradients`, `use_packed_masks`,
-      `use_normalization` and the like.
+      `use_normalization`, `eps`, where the updater has them.
     seed: of its random scores.
 
   Raises:
@@ -108,9 +108,7 @@ class _Bridge:
 
   @property
   def is_straight_through(self) -> bool:
-    """Whether the forward pass sees other params than those of the state."""
-    base = self.jaxpruner.BaseUpdater.pre_forward_update
-    return type(self.updater).pre_forward_update is not base
+    return upstream.is_straight_through(self.jaxpruner, type(self.updater))
 
   def init(self, params: PyTree) -> BridgeState:
     masks = by_path(self.updater.init_state(params).masks)

@@ -43,7 +43,9 @@ def packed(pruner: Pruner, kernels: Mapping[str, Kernel]) -> Pruner:
     updates, opt_state, masks = pruner.optimize(
       apply, grads, opt_state, params, unpack(bits), due, budget
     )
-    return updates, opt_state, pack(masks)
+    # Packed only where an update is due.
+    bits = jax.lax.cond(due, lambda m, _: pack(m), lambda _, b: b, masks, bits)
+    return updates, opt_state, bits
 
   # A verb that the pruner leaves at its default passes the bits as they are.
   verbs = {'update': update, 'optimize': optimize}

@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from jax_sparse_pretrain.pruning.distribution import Distribution, Kernel
-from jax_sparse_pretrain.pruning.structure import Structure, Unstructured
+from jax_sparse_pretrain.pruning.distribution import Kernel
 
 PyTree = Any
 Masks = Mapping[str, jax.Array] | None
@@ -20,32 +18,6 @@ Masks = Mapping[str, jax.Array] | None
 
 # Optimizer of the step: (grads, opt_state, params) -> (updates, opt_state).
 Apply = Callable[[PyTree, Any, PyTree], tuple[PyTree, Any]]
-
-# {kernel: weights} -> {kernel: scores}.
-Score = Callable[[Mapping[str, jax.Array]], Mapping[str, jax.Array]]
-
-ORDERS = ('before', 'after')
-UNSTRUCTURED = Unstructured()
-
-
-def magnitudes(
-  weights: Mapping[str, jax.Array],
-) -> Mapping[str, jax.Array]:
-  """The weights: scores rank by absolute value, and no copy is held."""
-  return weights
-
-
-def random_scores(seed: int) -> Score:
-  """The same random numbers at every update, so that masks are nested."""
-
-  def score(weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    keys = jax.random.split(jax.random.key(seed), len(weights))
-    return {
-      name: jax.random.uniform(k, weights[name].shape)
-      for name, k in zip(sorted(weights), keys, strict=True)
-    }
-
-  return score
 
 
 def _optimize(apply, grads, opt_state, params, masks, due, budget):
@@ -96,91 +68,6 @@ class Pruner(NamedTuple):
 def no_pruning() -> Pruner:
   """Every verb is the identity."""
   return Pruner(init=lambda params: None, budget_for=lambda fraction: None)
-
-
-def magnitude_pruner(
-  kernels: Mapping[str, Kernel],
-  distribution: Distribution,
-  *,
-  structure: Structure = UNSTRUCTURED,
-  score: Score = magnitudes,
-  order: str = 'before',
-  mask_gradients: bool | None = None,
-  regrow: bool = False,
-) -> Pruner:
-  """Keeps the weights of the largest scores; a pruned weight never returns.
-
-  Orders inside an update step, of which the first is our default:
-    before: score, mask, forward and backward, optimizer. The forward pass is
-      already sparse, and pruned weights get no gradient.
-    after: forward and backward, score, optimizer, mask, as jaxpruner does. The
-      next step is the first whose forward pass is sparser. Scores are those
-      of the weights before the optimizer, so its momentum cannot bring pruned
-      weights back; pruned weights get gradients, and so moments and a share
-      in the clipping norm, unless `mask_gradients`.
-
-  Args:
-    kernels: the prunable leaves by path, `layers/mlp/up/kernel`.
-    distribution: an entry of `DISTRIBUTIONS`.
-    structure: what is kept or dropped together.
-    score: {kernel: weights} -> {kernel: scores}, ranked by absolute value.
-    order: one of `ORDERS`.
-    mask_gradients: whether pruned weights get no gradient; if not given, only
-      in the order 'before'.
-    regrow: whether a pruned weight may return: in the order 'after', where
-      the optimizer has moved it, all weights compete as it leaves them.
-  """
-  if order not in ORDERS:
-    raise ValueError(f'order = {order!r}: must be one of {ORDERS}')
-
-  def init(params: PyTree) -> Masks:
-    leaves = select(params, kernels)
-    return {name: jnp.ones(leaf.shape, bool) for name, leaf in leaves.items()}
-
-  units = structure.units(kernels)
-
-  def new_masks(params: PyTree, masks: Masks, budget: Any) -> Masks:
-    scores = score(select(params, kernels))
-    if structure != UNSTRUCTURED:  # which takes it itself, without a copy
-      scores = {name: jnp.abs(each) for name, each in scores.items()}
-    if regrow:
-      masks = init(params)
-    return structure.keep(scores, masks, kernels, budget, distribution)
-
-  def prune(params: PyTree, masks: Masks, budget: Any):
-    masks = new_masks(params, masks, budget)
-    return apply_masks(params, masks), masks
-
-  def update(params, masks, due, budget):
-    return jax.lax.cond(
-      due, prune, lambda p, m, _: (p, m), params, masks, budget
-    )
-
-  def optimize(apply: Apply, grads, opt_state, params, masks, due, budget):
-    def choose(params):
-      return jax.lax.cond(
-        due, new_masks, lambda p, m, _: m, params, masks, budget
-      )
-
-    if regrow:
-      updates, opt_state = apply(masked(grads, masks), opt_state, params)
-      return updates, opt_state, choose(optax.apply_updates(params, updates))
-    masks = choose(params)
-    return *apply(masked(grads, masks), opt_state, params), masks
-
-  if mask_gradients is None:
-    mask_gradients = order == 'before'
-  masked = apply_masks if mask_gradients else lambda grads, masks: grads
-  pruner = Pruner(
-    init=init,
-    budget_for=lambda fraction: distribution.budget(units, fraction),
-    mask_gradients=masked,
-    mask=apply_masks,
-    kept=lambda params, masks: masks,
-  )
-  if order == 'before':
-    return pruner._replace(update=update)
-  return pruner._replace(optimize=optimize, delay=1)
 
 
 def apply_masks(tree: PyTree, masks: Masks) -> PyTree:

@@ -6,9 +6,10 @@ has. It gets it back in its own modules; jax itself is left as it is.
 
 import dataclasses
 import importlib
+import re
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,36 @@ import ml_collections
 
 from jax_sparse_pretrain.pruning.distribution import Kernel
 
-# Keys of jaxpruner's config that follow from our own.
-_OURS = {
-  'algorithm', 'dist_type', 'sparsity', 'sparsity_distribution_fn', 'scheduler',
-  'filter_fn', 'custom_sparsity_map', 'rng_seed', 'topk_fn', 'drop_fraction_fn',
-  'update_freq', 'update_start_step', 'update_end_step',
-}  # fmt: skip
+_STRUCTURE = re.compile(r'nm_(\d+),(\d+)|block_\d+,\d+|channel_-?\d+')
+
+
+class _Option(NamedTuple):
+  allowed: str
+  holds: Callable[[Any], bool]
+
+
+_BOOL = _Option('True or False', lambda value: isinstance(value, bool))
+_POSITIVE = _Option(
+  'a positive float', lambda value: isinstance(value, float) and value > 0
+)
+# What may be set of jaxpruner's config, for the updaters that have it; its
+# other keys follow from ours, or ask what a jitted step cannot do (is_debug).
+_OPTIONS = {
+  'is_sparse_gradients': _BOOL,
+  'skip_gradients': _BOOL,
+  'use_packed_masks': _BOOL,
+  'use_normalization': _BOOL,
+  'sparsity_type': _Option(
+    'nm_N,M, block_H,W or channel_AXIS',
+    lambda value: isinstance(value, str) and _STRUCTURE.fullmatch(value),
+  ),
+  'drop_fraction': _Option(
+    'a float in (0, 1)',
+    lambda value: isinstance(value, float) and 0 < value < 1,
+  ),
+  'eps': _POSITIVE,
+  'normalization_eps': _POSITIVE,
+}
 # The others read masks as they are, one entry a weight.
 _CAN_PACK = ('magnitude', 'saliency', 'global_magnitude', 'global_saliency')
 
@@ -63,6 +88,49 @@ class _JaxWithTreeMap:
     )
 
 
+class Traits(NamedTuple):
+  """What a plan has to know of a pruner.
+
+  Attributes:
+    delay: as in `Pruner`.
+    begins_sparse: as in `PruningSchedule`.
+    prunes: whether anything is pruned at all.
+    n_by_m: (n, m) that every mask has, whatever the sparsity asked; or None.
+  """
+
+  delay: int = 0
+  begins_sparse: bool = False
+  prunes: bool = True
+  n_by_m: tuple[int, int] | None = None
+
+
+def traits(jaxpruner, algorithm: str, options: Mapping[str, Any]) -> Traits:
+  """Those of an updater.
+
+  Raises:
+    ValueError: for an algorithm or an option that jaxpruner does not know.
+  """
+  _check_options(jaxpruner.ALGORITHM_REGISTRY, algorithm, options)
+  cls = jaxpruner.ALGORITHM_REGISTRY[algorithm]
+  match = _STRUCTURE.fullmatch(options.get('sparsity_type', ''))
+  n_by_m = tuple(map(int, match.groups())) if match and match[1] else None
+  straight_through = is_straight_through(jaxpruner, cls)
+  return Traits(
+    delay=0 if straight_through else 1,
+    # N:M of a straight-through updater is there at a sparsity of 0, too.
+    begins_sparse=issubclass(cls, jaxpruner.algorithms.StaticRandomSparse)
+    or (straight_through and n_by_m is not None),
+    prunes=algorithm != 'no_prune',
+    n_by_m=n_by_m,
+  )
+
+
+def is_straight_through(jaxpruner, updater: type) -> bool:
+  """Whether the forward pass sees other params than those of the state."""
+  base = jaxpruner.BaseUpdater.pre_forward_update
+  return updater.pre_forward_update is not base
+
+
 def create_updater(
   jaxpruner,
   algorithm: str,
@@ -75,6 +143,11 @@ def create_updater(
     ValueError: for an algorithm or an option that jaxpruner does not know.
   """
   _check_options(jaxpruner.ALGORITHM_REGISTRY, algorithm, options)
+  if algorithm in ('rigl', 'set') and config['update_end_step'] < 1:
+    raise ValueError(
+      f'end, step 0: must be at least 1 for {algorithm!r}, whose drop fraction '
+      'falls until then'
+    )
   config = {'algorithm': algorithm, 'dist_type': 'uniform', **config, **options}
   return jaxpruner.create_updater_from_config(ml_collections.ConfigDict(config))
 
@@ -85,12 +158,18 @@ def _check_options(registry, algorithm: str, options) -> None:
       f'algorithm = {algorithm!r}: must be one of {", ".join(registry)}'
     )
   fields = {f.name for f in dataclasses.fields(registry[algorithm])}
-  allowed = (fields | {'drop_fraction'}) - _OURS
-  for name in options:
+  if 'drop_fraction_fn' in fields:
+    fields.add('drop_fraction')
+  allowed = fields & _OPTIONS.keys()
+  for name, value in options.items():
     if name not in allowed:
       raise ValueError(
         f'options: {name!r} is none of {algorithm!r}; allowed: '
         f'{", ".join(sorted(allowed))}'
+      )
+    if not _OPTIONS[name].holds(value):
+      raise ValueError(
+        f'options: {name} = {value!r}: must be {_OPTIONS[name].allowed}'
       )
   if options.get('use_packed_masks') and (
     algorithm not in _CAN_PACK or options.get('is_sparse_gradients')
@@ -103,9 +182,16 @@ def _check_options(registry, algorithm: str, options) -> None:
 
 def check_kernels(updater, kernels: Mapping[str, Kernel]) -> None:
   """Raises ValueError for a kernel that the structure does not fit."""
-  for name, kernel in kernels.items():
-    scores = jax.ShapeDtypeStruct(kernel.shape, jnp.float32)
+  shapes = {
+    name: jax.ShapeDtypeStruct(kernel.shape, jnp.float32)
+    for name, kernel in kernels.items()
+  }
+  for name, scores in shapes.items():
     try:
       jax.eval_shape(updater.topk_fn, scores, jnp.float32(0.5))
     except (TypeError, ValueError) as error:
       raise ValueError(f'options: sparsity_type: {name}: {error}') from None
+  try:
+    jax.eval_shape(updater.init_state, shapes)
+  except (TypeError, ValueError, AttributeError) as error:
+    raise ValueError(f'options: {error}') from None

@@ -137,16 +137,15 @@ class _Run:
     experiment = self._experiment
     controls = experiment.controls(step - 1)
     rows = experiment.to_devices(next(experiment.batches))
-    # Counts are those of the forward pass: of masks updated in this step, or
-    # of those that the step before has left.
-    delay, nonzero = experiment.delay, None
-    changed = step == 1 or experiment.controls(step - 1 - delay).prune
-    if changed and delay:
-      nonzero = experiment.count_nonzero(self._state)
+    # By the first forward pass that has them: this one, or with a delay the
+    # next, and then those of the very first are counted before it.
+    delay, counts = experiment.delay, {}
+    if step == 1 and delay:
+      counts[0] = experiment.count_nonzero(self._state)
     self._state, metrics = experiment.train_step(self._state, rows, controls)
-    if changed and not delay:
-      nonzero = experiment.count_nonzero(self._state)
-    self._meter.push(step, metrics, nonzero)
+    if controls.prune or (step == 1 and not delay):
+      counts[step - 1 + delay] = experiment.count_nonzero(self._state)
+    self._meter.push(step, metrics, counts)
     if step in self._config.pruning.snapshots:
       self._take_snapshot(step)
     self._progress.advance(step)

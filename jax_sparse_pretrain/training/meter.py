@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from jax_sparse_pretrain import history
-from jax_sparse_pretrain.model import counts
+from jax_sparse_pretrain.model.counts import flops_per_token
 from jax_sparse_pretrain.training.clock import Clock
 from jax_sparse_pretrain.training.setup import Experiment
 from jax_sparse_pretrain.training.workdir import Workdir
@@ -56,21 +56,22 @@ class Meter:
     self._losses = collections.deque(losses, maxlen=window)
     self._last_finite = losses[-1] if losses else None
     self._rows = list(history.read(workdir.history).rows)
-    self._pending: tuple[int, Any, Any] | None = None
+    self._pending: tuple[int, Any, Mapping[int, Any]] | None = None
     self._past_seconds = carried.get('wall_seconds', 0.0)
     self._started = time.monotonic()
     self._clock = Clock(*carried.get('timed', ()))
 
-  def push(self, step: int, metrics: Any, nonzero: Any) -> None:
+  def push(self, step: int, metrics: Any, counts: Mapping[int, Any]) -> None:
     """Takes the metrics of `step` finished steps and resolves those before.
 
     Args:
       step: finished steps, this one included.
       metrics: device scalars.
-      nonzero: device counts per layer if the masks have changed, or None.
+      counts: device counts per layer of masks that have changed, by the first
+        step (0-based) whose forward pass has them.
     """
     self.flush()
-    self._pending = (step, metrics, nonzero)
+    self._pending = (step, metrics, counts)
 
   def flush(self) -> None:
     """Waits for the step in flight and accounts for it.
@@ -80,17 +81,17 @@ class Meter:
     """
     if self._pending is None:
       return
-    step, metrics, nonzero = self._pending
+    step, metrics, counts = self._pending
     self._pending = None
-    metrics, nonzero = jax.device_get((metrics, nonzero))
+    metrics, counts = jax.device_get((metrics, counts))
     self._clock.tick()
     loss = float(metrics['train_loss'])
     if math.isfinite(loss):
       self._last_finite = loss
     self.check_finite(step, metrics)
     self._losses.append(loss)
-    if nonzero is not None:
-      self._record_counts(step - 1, nonzero)
+    for first_seen, by_layer in counts.items():
+      self._record_counts(first_seen, by_layer)
     every = self._config.logging.every
     if step % every == 0 or step == self._experiment.plan.steps:
       self._write(step, self._scalars(step, metrics))
@@ -116,7 +117,7 @@ class Meter:
       history.append(self._workdir.history, row)
 
   def _scalars(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
-    nonzero = self._rows[-1].nonzero
+    nonzero = self._nonzero_in(step)
     tokens = step * self._config.tokens_per_step
     return {
       'tokens': tokens,
@@ -140,8 +141,13 @@ class Meter:
     if not peak:
       return {'tokens_per_second': tokens}
     linear = self._header.linear_parameters
-    flops = tokens * counts.flops_per_token(self._config.model, linear)
+    flops = tokens * flops_per_token(self._config.model, linear)
     return {'tokens_per_second': tokens, 'mfu': flops / peak}
+
+  def _nonzero_in(self, step: int) -> int:
+    """In the forward pass of the step after which `step` are finished."""
+    seen = (row for row in reversed(self._rows) if row.step < step)
+    return next(seen).nonzero
 
   def _mean_loss(self, n: int) -> float:
     recent = list(self._losses)[-n:]

@@ -1,16 +1,14 @@
-"""What happens in which step: config -> plan, pruner, controls."""
+"""What happens in which step: config -> plan, controls."""
 
-import ast
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
 from jax_sparse_pretrain import planning, pruning
 from jax_sparse_pretrain.config import Config, ConfigError, Model
-from jax_sparse_pretrain.config import Pruning as PruningConfig
 from jax_sparse_pretrain.model import counts
-from jax_sparse_pretrain.pruning import bridge
+from jax_sparse_pretrain.training import pruners
 from jax_sparse_pretrain.training.step import Controls
 
 
@@ -23,12 +21,14 @@ def model_kernels(model: Model) -> dict[str, pruning.Kernel]:
 
 
 def make_targets(config: Config) -> dict[str, float]:
-  """Final sparsity of every kernel that is pruned.
+  """Final sparsity of every kernel that is pruned; none in a dense run.
 
   Raises:
     ConfigError: for patterns or a distribution that cannot be met.
   """
   asked = config.pruning
+  if asked.sparsity == 0:
+    return {}
   try:
     return pruning.targets(
       model_kernels(config.model),
@@ -46,7 +46,8 @@ def make_plan(config: Config) -> planning.Plan:
   value, unit = config.duration.value, config.duration.unit
   if unit == 'tokens':
     value, unit = max(1, round(value / config.tokens_per_step)), 'steps'
-  asked, share = config.pruning, _share(config)
+  asked = config.pruning
+  acts = pruners.traits(asked) if asked.sparsity else pruners.Traits()
   try:
     return planning.plan(
       shape=asked.schedule,
@@ -56,7 +57,9 @@ def make_plan(config: Config) -> planning.Plan:
       unit=asked.unit,
       every=asked.every,
       power=asked.power,
-      share=share,
+      share=_share(config) if acts.prunes else 0.0,
+      delay=acts.delay,
+      begins_sparse=acts.begins_sparse,
       **{unit: value},
     )
   except ValueError as error:
@@ -77,74 +80,6 @@ def _share(config: Config) -> float:
   )
   total = counts.linear_parameters(config.model)
   return pruned / total / config.pruning.sparsity
-
-
-def make_pruner(
-  config: Config, kernels: Mapping[str, pruning.Kernel]
-) -> pruning.Pruner:
-  """The pruner that the config asks for, of the kernels that it prunes."""
-  if config.pruning.sparsity == 0:
-    return pruning.no_pruning()
-  pruned = {name: kernels[name] for name in make_targets(config)}
-  asked = config.pruning
-  if asked.library == 'jaxpruner':
-    return _jaxpruner_pruner(config, pruned)
-  try:
-    pruner = pruning.magnitude_pruner(
-      pruned,
-      pruning.DISTRIBUTIONS[asked.distribution],
-      structure=_structure(asked),
-      score=_SCORES[asked.algorithm](config.seed),
-      order=asked.order,
-      mask_gradients=asked.mask_gradients or None,
-      regrow=asked.regrow,
-    )
-  except ValueError as error:
-    raise ConfigError(f'pruning.structure: {error}') from None
-  return pruning.packed(pruner, pruned) if asked.pack_masks else pruner
-
-
-_SCORES = {
-  'magnitude': lambda seed: pruning.magnitudes,
-  'random': pruning.random_scores,
-}
-
-
-def _structure(asked: PruningConfig) -> pruning.Structure:
-  structures = {
-    'unstructured': lambda: pruning.Unstructured(),
-    'n_by_m': lambda: pruning.NByM(asked.n, asked.m, asked.axis),
-    'block': lambda: pruning.Block(asked.block_height, asked.block_width),
-    'channel': lambda: pruning.Channel(asked.axis),
-  }
-  return structures[asked.structure]()
-
-
-def _jaxpruner_pruner(config: Config, kernels) -> pruning.Pruner:
-  asked = config.pruning
-  try:
-    return bridge.jaxpruner_pruner(
-      kernels,
-      make_targets(config),
-      asked.algorithm,
-      sparsity=asked.sparsity,
-      end_step=make_plan(config).schedule.end,
-      options={name: _literal(value) for name, value in asked.options},
-      seed=config.seed,
-    )
-  # jaxpruner checks little of what it is given.
-  except (ValueError, TypeError, AttributeError, IndexError) as error:
-    raise ConfigError(f'pruning.{error}') from None
-
-
-def _literal(text: str):
-  """'0.2' -> 0.2, 'true' -> True; what is no literal is itself."""
-  if text.lower() in ('true', 'false'):
-    return text.lower() == 'true'
-  try:
-    return ast.literal_eval(text)
-  except (SyntaxError, ValueError):
-    return text
 
 
 def check_updates(
@@ -208,7 +143,8 @@ def _kept_fractions(config: Config) -> Callable:
   final = make_targets(config)
 
   def fractions(kept: float) -> dict[str, float]:
-    part = (1 - kept) / sparsity
+    # Exactly 1 at the last update, which reaches each target exactly.
+    part = 1.0 if kept == 1 - sparsity else (1 - kept) / sparsity
     return {name: 1 - target * part for name, target in final.items()}
 
   return fractions

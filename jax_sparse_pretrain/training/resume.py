@@ -98,6 +98,7 @@ def rewind_files(
     if int(path.stem) > step:
       path.unlink()
   if step:
-    history.truncate(workdir.history, step)
+    # With a delay, the last finished step may have counted for the next one.
+    history.truncate(workdir.history, step + experiment.delay)
   else:
     history.create(workdir.history, experiment.header)

@@ -1,0 +1,158 @@
+"""Whole runs of every kind of pruner, killed and resumed."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from run_files import Run, assert_same_run
+from test_bridge import ALGORITHMS, GLOBAL, SPARSE_FROM_THE_START
+from tiny import tiny_config
+
+from jax_sparse_pretrain import history, snapshots
+from jax_sparse_pretrain.training import loop, setup, workdir
+from jax_sparse_pretrain.training.signals import StopRequest
+
+# The update of step 4 is the last thing that the checkpoint at 5 has done.
+STEPS, UPDATES, SAVE_EVERY = 40, (4, 8, 12, 16), 5
+SPARSITY = 0.75
+BUILTIN = {
+  'order after, regrow, packed': {
+    'order': 'after',
+    'regrow': True,
+    'pack_masks': True,
+  },
+  'order after, masked gradients': {'order': 'after', 'mask_gradients': True},
+  'random, uniform, packed': {
+    'algorithm': 'random',
+    'distribution': 'uniform',
+    'pack_masks': True,
+  },
+  'one of four': {
+    'structure': 'n_by_m',
+    'n': 1,
+    'm': 4,
+    'schedule': 'constant',
+  },
+}
+
+
+def jaxpruner_options(algorithm):
+  is_global = algorithm in GLOBAL
+  begins_sparse = algorithm in SPARSE_FROM_THE_START
+  return {
+    'library': 'jaxpruner',
+    'algorithm': algorithm,
+    'distribution': 'global' if is_global else 'uniform',
+    'schedule': 'constant' if begins_sparse else 'geometric',
+  }
+
+
+VARIANTS = [
+  *(pytest.param(options, id=name) for name, options in BUILTIN.items()),
+  *(
+    pytest.param(jaxpruner_options(name), id=f'jaxpruner {name}')
+    for name in ALGORITHMS
+  ),
+]
+
+
+def config_of(options):
+  return tiny_config(
+    duration={'value': STEPS},
+    pruning={
+      'sparsity': SPARSITY,
+      'unit': 'steps',
+      'start': UPDATES[0],
+      'end': UPDATES[-1],
+      'every': UPDATES[1] - UPDATES[0],
+      'snapshots': (SAVE_EVERY, STEPS),
+      **options,
+    },
+    evaluation={'every': SAVE_EVERY},
+    checkpoint={'every': SAVE_EVERY, 'keep': 10},
+    logging={'every': 3, 'tensorboard': False},
+  )
+
+
+def train(experiment, directory, die_at=None):
+  """As the command does, with the programs that are compiled already."""
+
+  def controls(step):
+    if step == die_at:
+      raise InterruptedError
+    return experiment.controls(step)
+
+  fresh = setup.set_up(experiment.config)
+  now = dataclasses.replace(
+    experiment, batches=fresh.batches, controls=controls
+  )
+  files = workdir.open_workdir(directory)
+  previous = workdir.check_same_run(files, now.resolved, fork=False)
+  with StopRequest() as stop:
+    return loop.train(now, files, stop, previous)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('options', VARIANTS)
+def test_a_run_of_any_pruner_resumes_to_the_bit_and_follows_its_plan(
+  options, tmp_path
+):
+  if options.get('library') == 'jaxpruner':
+    pytest.importorskip('jaxpruner')
+  experiment = setup.set_up(config_of(options))
+  summary = train(experiment, tmp_path / 'whole')
+  with pytest.raises(InterruptedError):
+    train(experiment, tmp_path / 'killed', die_at=7)
+  assert_the_summary_knows_the_newest_masks(tmp_path / 'killed')
+  train(experiment, tmp_path / 'killed')
+  assert_same_run(tmp_path / 'killed', tmp_path / 'whole')
+  assert_same_snapshots(tmp_path / 'killed', tmp_path / 'whole')
+  assert_follows_the_plan(experiment, tmp_path / 'whole', summary)
+  losses = [row['train_loss'] for row in Run(tmp_path / 'whole').metrics
+            if 'train_loss' in row]  # fmt: skip
+  assert np.isfinite(losses).all() and losses[-1] < losses[0] - 0.2
+
+
+def assert_the_summary_knows_the_newest_masks(directory):
+  """Those of the update in the step before the checkpoint."""
+  summary = json.loads((directory / 'summary.json').read_text())
+  assert summary['steps'] == SAVE_EVERY
+  path = directory / 'mask_snapshots' / f'{SAVE_EVERY}.npz'
+  if path.exists():
+    kept = snapshots.read(path)
+    dense = summary['linear_parameters'] - sum(m.size for m in kept.values())
+    kept = dense + sum(int(mask.sum()) for mask in kept.values())
+    assert summary['final_parameters'] == kept
+
+
+def assert_same_snapshots(directory, reference):
+  names = [{p.name for p in (d / 'mask_snapshots').glob('*')}
+           for d in (directory, reference)]  # fmt: skip
+  assert names[0] == names[1]
+  for name in names[0]:
+    ours, theirs = (
+      snapshots.read(d / 'mask_snapshots' / name)
+      for d in (directory, reference)
+    )
+    assert ours.keys() == theirs.keys()
+    for leaf, mask in ours.items():
+      np.testing.assert_array_equal(mask, theirs[leaf], leaf)
+
+
+def assert_follows_the_plan(experiment, directory, summary):
+  """To the rounding of each update to whole weights in every kernel."""
+  header = experiment.header
+  past = history.read(directory / 'mask_history.jsonl')
+  planned = experiment.plan.schedule.density(np.arange(STEPS))
+  counted = np.zeros(STEPS)
+  for row in past.rows:
+    counted[row.step :] = row.nonzero / header.linear_parameters
+  rounding = 0.5 * len(header.layers) * 2 / header.linear_parameters
+  np.testing.assert_allclose(counted, planned, rtol=0, atol=rounding)
+  assert math.isclose(
+    summary['average_parameters'] / header.linear_parameters,
+    experiment.plan.mean_density,
+    abs_tol=rounding,
+  )

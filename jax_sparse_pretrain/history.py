@@ -95,7 +95,10 @@ def read(path: os.PathLike | str) -> History:
   Raises:
     ValueError: for anything else malformed, naming the line.
   """
-  lines = pathlib.Path(path).read_text().split('\n')
+  try:
+    lines = pathlib.Path(path).read_text().split('\n')
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path}: is not text: {error}') from None
   if lines.pop():
     warnings.warn(f'{path}: ignored a torn last line', stacklevel=2)
   if not lines:
@@ -128,6 +131,13 @@ def _parse(cls: type, line: str, where: str):
 def _check_header(header: Header, where: str) -> None:
   if header.version != VERSION:
     raise ValueError(f'{where}: version {header.version}, expected {VERSION}')
+  if type(header.tokens_per_step) is not int or header.tokens_per_step < 1:
+    raise ValueError(
+      f'{where}: tokens_per_step {header.tokens_per_step!r}: must be a '
+      'positive count'
+    )
+  if not isinstance(header.layers, dict):
+    raise ValueError(f'{where}: layers must be sizes by name')
   if not _are_counts(header.layers.values(), limit=header.linear_parameters):
     raise ValueError(f'{where}: layer sizes must be counts')
   if sum(header.layers.values()) != header.linear_parameters:
@@ -137,6 +147,8 @@ def _check_header(header: Header, where: str) -> None:
 def _check_row(
   row: Row, before: Row | None, header: Header, where: str
 ) -> None:
+  if not isinstance(row.by_leaf, dict):
+    raise ValueError(f'{where}: by_leaf must be counts by name')
   if row.by_leaf.keys() != header.layers.keys():
     raise ValueError(f'{where}: its layers are not those of the header')
   if type(row.step) is not int or (

@@ -79,6 +79,7 @@ def row(step=9, nonzero=10, by_leaf=None):
     '{}',
     row(step=7),
     row(step=3),
+    row(by_leaf=[10]),
     row(step=9.0),
     row(nonzero=11),
     row(by_leaf={'a/kernel': 10}),
@@ -101,12 +102,22 @@ def test_a_malformed_line_is_named(path, line):
     '{"version": 1}',
     json.dumps({**vars(HEADER), 'version': 2}),
     json.dumps({**vars(HEADER), 'linear_parameters': 99}),
+    json.dumps({**vars(HEADER), 'tokens_per_step': 0}),
+    json.dumps({**vars(HEADER), 'tokens_per_step': '128'}),
+    json.dumps({**vars(HEADER), 'layers': [60, 40]}),
   ],
 )
 def test_a_malformed_header_is_named(tmp_path, line):
   path = tmp_path / 'mask_history.jsonl'
   path.write_text(line + '\n')
   with pytest.raises(ValueError, match='line 1'):
+    history.read(path)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+  path = tmp_path / 'mask_history.jsonl'
+  path.write_bytes(b'\xff\xfe\n')
+  with pytest.raises(ValueError, match='mask_history.jsonl: is not text'):
     history.read(path)
 
 

@@ -142,7 +142,8 @@ class Pruning:
   regrow: bool = fixed(False)  # whether a pruned weight may return
   pack_masks: bool = fixed(False)  # one bit a weight instead of one byte
   snapshots: tuple[int, ...] = free(())  # finished steps to save the masks at
-  # Steps between mask updates. The ramp is a whole number of them.
+  # Steps between mask updates. The ramp is a whole number of them, but for
+  # the last where start and end are given in steps.
   every: int = key(50, at_least(1))
 
 

@@ -57,4 +57,9 @@ def _counts(a: Masks, b: Masks, how) -> int:
     raise ValueError(
       f'masks of different kernels: {sorted(a.keys() ^ b.keys())}'
     )
+  for name in a:
+    if a[name].shape != b[name].shape:
+      raise ValueError(
+        f'masks of different shapes: {name}: {a[name].shape}, {b[name].shape}'
+      )
   return sum(int(how(a[name], b[name]).sum()) for name in a)

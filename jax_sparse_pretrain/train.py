@@ -101,7 +101,10 @@ def _one_line(error: BaseException) -> str:
 def _show_plan(config: config_lib.Config) -> int:
   from jax_sparse_pretrain.training import recipe, report
 
-  print(report.plan_table(config, recipe.make_plan(config)))
+  plan = recipe.make_plan(config)
+  # Refuses what the run would refuse.
+  recipe.make_pruner(config, plan, recipe.model_kernels(config.model))
+  print(report.plan_table(config, plan))
   return 0
 
 

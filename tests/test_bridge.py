@@ -299,6 +299,12 @@ def test_masks_of_a_sharded_run_are_those_of_one_device(jaxpruner):
   jax.tree.map(np.testing.assert_array_equal, *masks)
 
 
+def test_random_scores_of_a_branch_are_those_of_its_step(jaxpruner):
+  pruner = make_pruner('random')
+  assert int(pruner.init(some_params(), 7).count) == 7
+  assert int(pruner.init(some_params()).count) == 0
+
+
 def test_jax_itself_is_left_as_it_is(jaxpruner):
   assert not hasattr(jax, 'tree_map')
   assert jaxpruner.base_updater.jax.tree_map is not None

@@ -198,6 +198,34 @@ def test_options_that_do_not_go_together_are_refused(change, words):
       {'algorithm': 'rigl', 'options': (('eps', '1.0'), ('eps', '2.0'))},
       'options: eps is given twice',
     ),
+    (
+      {
+        'algorithm': 'magnitude', 'options': (('sparsity_type', 'nm_1,4'),),
+        'schedule': 'constant', 'sparsity': 0.75,
+        'sparsities': (('*/up/*', 0.9),),
+      },
+      '1:4 needs pruning.sparsities = ()',
+    ),
+    (
+      {'algorithm': 'magnitude', 'options': (('sparsity_type', 'channel_9'),)},
+      'axis 9: must be in -4 to 3',
+    ),
+    (
+      {'algorithm': 'magnitude', 'options': (('sparsity_type', 'block_4,4'),)},
+      'would prune whole layers of a kernel that is stacked',
+    ),
+    (
+      {'algorithm': 'magnitude', 'options': (('sparsity_type', 'channel_0'),)},
+      'would prune whole layers of a kernel that is stacked',
+    ),
+    (
+      {'algorithm': 'magnitude', 'options': (('sparsity_type', 'nm_0,0'),)},
+      "'nm_0,0': must be nm_N,M with 1 <= N <= M",
+    ),
+    (
+      {'algorithm': 'magnitude', 'options': (('sparsity_type', 'block_0,2'),)},
+      "'block_0,2': must be",
+    ),
   ],
 )  # fmt: skip
 def test_schedules_that_jaxpruner_would_not_follow_are_refused(change, words):

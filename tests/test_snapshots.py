@@ -61,6 +61,12 @@ def test_reading_needs_no_jax():
   subprocess.run([sys.executable, '-c', code], check=True)
 
 
+def test_masks_of_different_shapes_are_not_compared():
+  a, b = {'x': np.ones((1, 4), bool)}, {'x': np.ones((8, 4), bool)}
+  with pytest.raises(ValueError, match='x: .1, 4., .8, 4.'):
+    snapshots.survival(a, b)
+
+
 def test_a_run_takes_the_snapshots_that_it_is_asked_for(tmp_path):
   config = tiny.tiny_config(
     duration={'value': 12},

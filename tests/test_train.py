@@ -315,7 +315,7 @@ def test_a_fork_goes_on_under_the_new_config(finished, tmp_path, capsys):
   argv = command(
     run, '--config.duration.value=34', '--config.pruning.unit=steps',
     '--config.pruning.sparsity=0.9', '--config.pruning.start=30',
-    '--config.pruning.end=33',
+    '--config.pruning.end=33', '--config.pruning.schedule=constant',
   )  # fmt: skip
   assert train.main(argv) == 2
   assert 'duration.value: 30 -> 34' in capsys.readouterr().err

@@ -110,10 +110,10 @@ class _Bridge:
   def is_straight_through(self) -> bool:
     return upstream.is_straight_through(self.jaxpruner, type(self.updater))
 
-  def init(self, params: PyTree) -> BridgeState:
+  def init(self, params: PyTree, step=0) -> BridgeState:
     masks = by_path(self.updater.init_state(params).masks)
     nothing = jax.tree.map(jnp.zeros_like, self.budget_for(0.0))
-    return BridgeState(masks, nothing, jnp.int32(0))
+    return BridgeState(masks, nothing, jnp.int32(step))
 
   def budget_for(self, kept: float | Mapping[str, float]) -> Any:
     if self.is_global:

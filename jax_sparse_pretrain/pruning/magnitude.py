@@ -112,7 +112,8 @@ class _Rule:
   score: Score
   regrow: bool
 
-  def dense(self, params: PyTree) -> Masks:
+  def dense(self, params: PyTree, step=0) -> Masks:
+    del step
     leaves = select(params, self.kernels)
     return {name: jnp.ones(leaf.shape, bool) for name, leaf in leaves.items()}
 

@@ -56,7 +56,7 @@ def packed(pruner: Pruner, kernels: Mapping[str, Kernel]) -> Pruner:
   }
   return pruner._replace(
     **given,
-    init=lambda params: pack(pruner.init(params)),
+    init=lambda params, step=0: pack(pruner.init(params, step)),
     forward=lambda params, bits: pruner.forward(params, unpack(bits)),
     mask_gradients=lambda grads, bits: pruner.mask_gradients(
       grads, unpack(bits)

@@ -31,8 +31,8 @@ class Pruner(NamedTuple):
   `budget_for` returned.
 
   Attributes:
-    init: params -> masks that keep everything, or the first ones of a pruner
-      that begins sparse.
+    init: (params, step=0) -> masks that keep everything, or the first ones of
+      a pruner that begins sparse; of a run that has finished so many steps.
     budget_for: kept fraction, or {kernel: kept fraction} -> data for `budget`,
       on the host; its structure does not depend on the fraction.
     update: (params, masks, due, budget) -> (params, masks), before the forward
@@ -50,7 +50,7 @@ class Pruner(NamedTuple):
       `optimize` changes the masks, else 0.
   """
 
-  init: Callable[[PyTree], Any]
+  init: Callable[..., Any]
   budget_for: Callable[[Any], Any]
   update: Callable[..., tuple[PyTree, Any]] = (
     lambda params, masks, due, budget: (params, masks)
@@ -67,7 +67,9 @@ class Pruner(NamedTuple):
 
 def no_pruning() -> Pruner:
   """Every verb is the identity."""
-  return Pruner(init=lambda params: None, budget_for=lambda fraction: None)
+  return Pruner(
+    init=lambda params, step=0: None, budget_for=lambda fraction: None
+  )
 
 
 def apply_masks(tree: PyTree, masks: Masks) -> PyTree:

@@ -6,6 +6,7 @@ has. It gets it back in its own modules; jax itself is left as it is.
 
 import dataclasses
 import importlib
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -20,6 +21,16 @@ from jax_sparse_pretrain.pruning.distribution import Kernel
 _STRUCTURE = re.compile(r'nm_(\d+),(\d+)|block_\d+,\d+|channel_-?\d+')
 
 
+def _is_structure(text: str) -> bool:
+  match = _STRUCTURE.fullmatch(text)
+  if not match:
+    return False
+  sizes = [int(size) for size in re.findall(r'\d+', text)]
+  if match[1]:
+    return 1 <= sizes[0] <= sizes[1]
+  return text.startswith('channel') or min(sizes) >= 1
+
+
 class _Option(NamedTuple):
   allowed: str
   holds: Callable[[Any], bool]
@@ -27,7 +38,8 @@ class _Option(NamedTuple):
 
 _BOOL = _Option('True or False', lambda value: isinstance(value, bool))
 _POSITIVE = _Option(
-  'a positive float', lambda value: isinstance(value, float) and value > 0
+  'a positive float',
+  lambda value: isinstance(value, float) and 0 < value < math.inf,
 )
 # What may be set of jaxpruner's config, for the updaters that have it; its
 # other keys follow from ours, or ask what a jitted step cannot do (is_debug).
@@ -37,8 +49,8 @@ _OPTIONS = {
   'use_packed_masks': _BOOL,
   'use_normalization': _BOOL,
   'sparsity_type': _Option(
-    'nm_N,M, block_H,W or channel_AXIS',
-    lambda value: isinstance(value, str) and _STRUCTURE.fullmatch(value),
+    'nm_N,M with 1 <= N <= M, block_H,W or channel_AXIS',
+    lambda value: isinstance(value, str) and _is_structure(value),
   ),
   'drop_fraction': _Option(
     'a float in (0, 1)',
@@ -114,12 +126,9 @@ def traits(jaxpruner, algorithm: str, options: Mapping[str, Any]) -> Traits:
   cls = jaxpruner.ALGORITHM_REGISTRY[algorithm]
   match = _STRUCTURE.fullmatch(options.get('sparsity_type', ''))
   n_by_m = tuple(map(int, match.groups())) if match and match[1] else None
-  straight_through = is_straight_through(jaxpruner, cls)
   return Traits(
-    delay=0 if straight_through else 1,
-    # N:M of a straight-through updater is there at a sparsity of 0, too.
-    begins_sparse=issubclass(cls, jaxpruner.algorithms.StaticRandomSparse)
-    or (straight_through and n_by_m is not None),
+    delay=0 if is_straight_through(jaxpruner, cls) else 1,
+    begins_sparse=issubclass(cls, jaxpruner.algorithms.StaticRandomSparse),
     prunes=algorithm != 'no_prune',
     n_by_m=n_by_m,
   )
@@ -188,6 +197,7 @@ def check_kernels(updater, kernels: Mapping[str, Kernel]) -> None:
   }
   for name, scores in shapes.items():
     try:
+      _check_layers(updater.sparsity_type, kernels[name])
       jax.eval_shape(updater.topk_fn, scores, jnp.float32(0.5))
     except (TypeError, ValueError) as error:
       raise ValueError(f'options: sparsity_type: {name}: {error}') from None
@@ -195,3 +205,18 @@ def check_kernels(updater, kernels: Mapping[str, Kernel]) -> None:
     jax.eval_shape(updater.init_state, shapes)
   except (TypeError, ValueError, AttributeError) as error:
     raise ValueError(f'options: {error}') from None
+
+
+def _check_layers(structure: Any, kernel: Kernel) -> None:
+  """jaxpruner takes the layers of a stacked kernel for one of its axes."""
+  kind, n = type(structure).__name__, len(kernel.shape)
+  cuts_layers = kind == 'Block'
+  if kind == 'Channel':
+    if not -n <= structure.axis < n:
+      raise ValueError(f'axis {structure.axis}: must be in {-n} to {n - 1}')
+    cuts_layers = structure.axis % n == 0
+  if kernel.stacked and cuts_layers:
+    raise ValueError(
+      'would prune whole layers of a kernel that is stacked over them; set '
+      'model.scan_layers = False'
+    )

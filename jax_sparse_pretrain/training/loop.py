@@ -67,7 +67,7 @@ def train(
       workdir.checkpoints, experiment.config.checkpoint.keep
     )
     stack.enter_context(contextlib.closing(checkpoints))
-    resume.check_fork(experiment, previous, checkpoints.steps())
+    resume.check_fork(experiment, workdir, previous, checkpoints.steps())
     start = resume.start_or_resume(experiment, checkpoints)
     sinks: list[sinks_lib.Sink] = []
     if jax.process_index() == 0:
@@ -151,9 +151,10 @@ class _Run:
     self._progress.advance(step)
 
   def _take_snapshot(self, step: int) -> None:
-    masks = jax.device_get(self._experiment.kept(self._state))
-    if masks and jax.process_index() == 0:
-      snapshots.write(self._workdir.snapshot(step), masks)
+    with self._meter.paused():
+      masks = jax.device_get(self._experiment.kept(self._state))
+      if jax.process_index() == 0:
+        snapshots.write(self._workdir.snapshot(step), masks)
 
   def _write_metrics(self, step: int, scalars) -> None:
     for sink in self._sinks:

@@ -37,6 +37,11 @@ def traits(asked: PruningConfig) -> Traits:
 
 
 def _check_n_by_m(asked: PruningConfig, n: int, m: int) -> None:
+  if asked.sparsities or asked.distribution == 'erk':
+    raise ConfigError(
+      f'pruning.options: sparsity_type: {n}:{m} needs pruning.sparsities = () '
+      "and distribution 'uniform': every group keeps its share"
+    )
   has_ramp = asked.schedule not in ('one_shot', 'constant')
   if has_ramp or not math.isclose(asked.sparsity, 1 - n / m):
     raise ConfigError(

@@ -1,7 +1,9 @@
 """What happens in which step: config -> plan, controls."""
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +50,7 @@ def make_plan(config: Config) -> planning.Plan:
     value, unit = max(1, round(value / config.tokens_per_step)), 'steps'
   asked = config.pruning
   acts = pruners.traits(asked) if asked.sparsity else pruners.Traits()
+  share = _share(config) if acts.prunes else 0.0
   try:
     return planning.plan(
       shape=asked.schedule,
@@ -57,7 +60,7 @@ def make_plan(config: Config) -> planning.Plan:
       unit=asked.unit,
       every=asked.every,
       power=asked.power,
-      share=_share(config) if acts.prunes else 0.0,
+      share=share,
       delay=acts.delay,
       begins_sparse=acts.begins_sparse,
       **{unit: value},
@@ -82,14 +85,29 @@ def _share(config: Config) -> float:
   return pruned / total / config.pruning.sparsity
 
 
-def check_updates(
-  config: Config, plan: planning.Plan, pruner: pruning.Pruner
-) -> None:
-  """A forward pass must see the last update, and snapshots must be taken.
+def make_pruner(
+  config: Config, plan: planning.Plan, kernels: Mapping[str, pruning.Kernel]
+) -> pruning.Pruner:
+  """The pruner of a run, checked against its plan.
 
   Raises:
-    ConfigError: naming the key.
+    ConfigError: naming the key that does not fit.
   """
+  pruner = pruners.make_pruner(
+    config.pruning,
+    kernels,
+    make_targets(config),
+    end_step=plan.schedule.end,
+    seed=config.seed,
+  )
+  _check_updates(config, plan, pruner)
+  return pruner
+
+
+def _check_updates(
+  config: Config, plan: planning.Plan, pruner: pruning.Pruner
+) -> None:
+  """A forward pass must see the last update, and snapshots must be taken."""
   asked, last = config.pruning, plan.schedule.end + pruner.delay
   if asked.sparsity and last >= plan.steps:
     raise ConfigError(
@@ -113,19 +131,19 @@ def make_controls(
   """Returns step -> controls of that step."""
   schedule = plan.schedule
   fractions = _kept_fractions(config)
-  budgets = {
-    int(step): pruner.budget_for(fractions(float(kept)))
-    for step, kept in zip(
-      schedule.update_steps, schedule.kept_fractions, strict=True
-    )
-  }
-  unused = budgets[schedule.end]
+  steps = schedule.update_steps.tolist()
+  kept = dict(zip(steps, schedule.kept_fractions.tolist(), strict=True))
+
+  @functools.lru_cache(maxsize=2)
+  def budget_at(update_step: int) -> Any:
+    return pruner.budget_for(fractions(kept[update_step]))
 
   def controls(step: int) -> Controls:
     return Controls(
       learning_rate=learning_rates[step],
-      prune=np.bool_(step in budgets),
-      budget=budgets.get(step, unused),
+      prune=np.bool_(step in kept),
+      # One that is not used, too, has to have the structure of a budget.
+      budget=budget_at(step if step in kept else schedule.end),
     )
 
   return controls

@@ -57,7 +57,7 @@ def _plan_lines(config, plan) -> Iterator[Line]:
   if schedule.sparsity:
     share = f'{plan.mean_density:.1%} of dense'
     yield Line('  average', f'{average:,.0f}', f'N_avg, {share}')
-    end = linear * float(schedule.density(schedule.end))
+    end = linear * float(schedule.density(plan.steps - 1))
     yield Line('  at the end', f'{end:,.0f}', f'{end / linear:.1%} of dense')
   yield Line('All parameters', f'{counts.total_parameters(model):,}')
   yield Line()

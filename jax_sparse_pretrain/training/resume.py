@@ -1,5 +1,6 @@
 """Where a run begins: fresh, from its checkpoint, or as a fork of it."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,9 @@ from jax_sparse_pretrain.training import workdir as workdir_lib
 from jax_sparse_pretrain.training.checkpoint import Checkpoints
 from jax_sparse_pretrain.training.setup import Experiment
 from jax_sparse_pretrain.training.step import TrainState
+
+# Of the density: counts are rounded to whole weights in every layer.
+_ROUNDING = 1e-4
 
 
 class Start(NamedTuple):
@@ -32,20 +36,22 @@ def start_or_resume(experiment: Experiment, checkpoints: Checkpoints) -> Start:
   experiment.batches.set_state(restored.data)
   state = restored.state
   if state.masks is None and experiment.abstract_state.masks is not None:
-    state = state.replace(masks=experiment.init_masks(state.params))
+    masks = experiment.init_masks(state.params, restored.step)
+    state = state.replace(masks=masks)
   return Start(restored.step, state, restored.progress)
 
 
 def check_fork(
   experiment: Experiment,
+  workdir: workdir_lib.Workdir,
   previous: workdir_lib.Previous | None,
   saved_steps: Sequence[int],
 ) -> None:
   """Refuses a fork that would not do what its config says.
 
   Raises:
-    ConfigError: if no step is left, if sparsity falls, or if mask updates of
-      a new schedule lie in the past.
+    ConfigError: if no step is left, if sparsity falls, if mask updates of a
+      new schedule lie in the past, or if it would keep what is pruned.
   """
   if not saved_steps or previous is None or not previous.changes:
     return
@@ -70,6 +76,49 @@ def check_fork(
       f'at least {step}, where the checkpoint is; or keep the schedule of the '
       f"run with pruning.unit = 'steps' and {_as_steps(previous.resolved)}"
     )
+  if plan.schedule.sparsity:
+    rows = history.read(workdir.history).rows
+    past = [row.nonzero for row in rows if row.step < step + experiment.delay]
+    linear = experiment.header.linear_parameters
+    _check_first_update(experiment, before, past[-1] / linear)
+
+
+def _check_first_update(
+  experiment: Experiment, before: dict[str, Any], density: float
+) -> None:
+  """Whether the new schedule can go on from this density.
+
+  Raises:
+    ConfigError: if it cannot.
+  """
+  now, schedule = experiment.config.pruning, experiment.plan.schedule
+  if schedule.begins_sparse:
+    raise ConfigError(
+      f'pruning: {now.algorithm!r} has its sparsity from step 0 on: needs '
+      'another workdir'
+    )
+  if density == 1:
+    return
+  for name in ('distribution', 'sparsities'):
+    if getattr(now, name) != before[name]:
+      raise ConfigError(
+        f'pruning.{name} = {getattr(now, name)}: must be {before[name]} as '
+        'long as pruned weights do not return'
+      )
+  first = float(schedule.density(schedule.start + schedule.delay))
+  if first <= density + _ROUNDING:
+    return
+  message = (
+    f'pruning.schedule = {now.schedule!r}: its first update would keep '
+    f'{first:.1%} of the linear parameters, of which {density:.1%} are left'
+  )
+  if now.regrow or now.library == 'jaxpruner':
+    raise ConfigError(f"{message}; 'constant' goes on from there")
+  warnings.warn(
+    f'{message}; updates do nothing until they keep less, and the plan does '
+    'not know',
+    stacklevel=2,
+  )
 
 
 def _schedule(resolved: dict[str, Any]) -> tuple:
@@ -95,8 +144,14 @@ def rewind_files(
   workdir_lib.write_config(workdir, experiment.resolved, previous, step)
   workdir.summary.unlink(missing_ok=True)
   for path in workdir.snapshots.glob('*.npz'):
-    if int(path.stem) > step:
+    if path.stem.isdigit() and int(path.stem) > step:
       path.unlink()
+  for late in experiment.config.pruning.snapshots:
+    if late <= step and not workdir.snapshot(late).exists():
+      warnings.warn(
+        f'pruning.snapshots: {late}: is past, the run goes on from {step}',
+        stacklevel=2,
+      )
   if step:
     # With a delay, the last finished step may have counted for the next one.
     history.truncate(workdir.history, step + experiment.delay)

@@ -24,7 +24,6 @@ from jax_sparse_pretrain.training import evaluate as evaluate_lib
 from jax_sparse_pretrain.training import (
   hardware,
   programs,
-  pruners,
   recipe,
   sinks,
 )
@@ -47,7 +46,7 @@ class Experiment:
     header: of the mask history.
     abstract_state: shapes, types and shardings of the state.
     init: () -> fresh state, on the devices.
-    init_masks: params -> masks that keep everything.
+    init_masks: (params, finished steps) -> masks that keep everything.
     train_step: (state, rows, controls) -> (state, metrics); donates the state.
     forward: state -> the params that the forward pass sees.
     kept: state -> {kernel: bool[shape]} of kernels that are not dense.
@@ -69,7 +68,7 @@ class Experiment:
   header: history.Header
   abstract_state: step_lib.TrainState
   init: Callable[[], step_lib.TrainState]
-  init_masks: Callable[[Any], Any]
+  init_masks: Callable[[Any, int], Any]
   train_step: Callable
   forward: Callable[[step_lib.TrainState], Any]
   kept: Callable[[step_lib.TrainState], Any]
@@ -129,14 +128,7 @@ def set_up(config: Config, devices=None) -> Experiment:
 
   boxed = _abstract_params(model, config)
   kernels = recipe.model_kernels(config.model)
-  pruner = pruners.make_pruner(
-    config.pruning,
-    kernels,
-    recipe.make_targets(config),
-    end_step=plan.schedule.end,
-    seed=config.seed,
-  )
-  recipe.check_updates(config, plan, pruner)
+  pruner = recipe.make_pruner(config, plan, kernels)
   params_sharding = sharding.parameter_shardings(mesh, boxed)
   data = _open_data(config, mesh)
   # Last, because it runs on the device; nothing can be refused from here on.

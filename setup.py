@@ -26,6 +26,7 @@ setup(
     'numpy>=2.0',
     'optax>=0.2.6,<0.3',
     'orbax-checkpoint>=0.11.28,<0.13',
+    'scipy>=1.11',
     'sentencepiece>=0.2',
     'tensorboardX>=2.6',
     'tensorflow-datasets>=4.9.10,<5',

@@ -113,7 +113,7 @@ def _train(config: config_lib.Config, args: argparse.Namespace) -> int:
 
   with StopRequest() as stop:
     # Imported here, so that --help and bad configs answer at once.
-    from jax_sparse_pretrain.analysis import training_picture
+    from jax_sparse_pretrain.analysis.plots import training_picture
     from jax_sparse_pretrain.training import loop, report, setup, workdir
     from jax_sparse_pretrain.training.checkpoint import CheckpointError
     from jax_sparse_pretrain.training.meter import NonFiniteError

@@ -6,6 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import written
+
+from jax_sparse_pretrain import analysis
+from jax_sparse_pretrain.analysis.verbs import VERBS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / 'jax_sparse_pretrain'
@@ -90,12 +94,74 @@ def test_no_jax_where_none_is_needed(name):
     assert not modules & {'jax', 'flax', 'optax', 'orbax', 'grain'}, path
 
 
+def run_python(code, *arguments):
+  command = [sys.executable, '-c', code, *map(str, arguments)]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
 def test_analysis_loads_no_jax():
-  code = (
-    'import sys; import jax_sparse_pretrain.analysis.training_picture; '
+  run_python(
+    'import sys; import jax_sparse_pretrain.analysis.plots.training_picture; '
     "sys.exit('jax' in sys.modules)"
   )
-  subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
+
+
+# None in sys.modules makes an import of it fail.
+WITHOUT_JAX = (
+  'import sys; sys.modules.update(jax=None, jaxlib=None, flax=None)\n'
+  'from jax_sparse_pretrain.analysis.__main__ import main\n'
+  'status = main(sys.argv[1:])\n'
+  "loaded = 'matplotlib' in sys.modules\n"
+  'sys.exit(status or loaded)'
+)
+
+
+@pytest.mark.parametrize('verb', VERBS)
+def test_every_verb_of_the_analysis_works_without_jax(verb):
+  """And brings no plotting library before a picture is asked for."""
+  assert verb in run_python(WITHOUT_JAX, verb, '--help')
+
+
+def test_runs_are_averaged_without_jax(tmp_path):
+  workdir = written.write_run(tmp_path / 'run')
+  assert 'N_avg' in run_python(WITHOUT_JAX, 'average', workdir)
+
+
+def test_a_law_is_fitted_without_jax(tmp_path):
+  table = PACKAGE.parent / 'published_runs' / 't5_c4_sparse_runs.csv'
+  columns = (
+    'parameters = scale * 169869312',
+    'tokens = steps * 65536',
+    "loss = 'val-loss'",
+  )
+  flags = [f'--column={each}' for each in columns]
+  text = run_python(WITHOUT_JAX, 'fit', table, *flags, '--bootstrap=0')
+  assert 'alpha' in text
+
+
+def test_the_names_of_the_analysis_are_imported_when_used():
+  """The package alone costs nothing; a name costs its own module."""
+  run_python(
+    'import sys; from jax_sparse_pretrain import analysis\n'
+    "assert not {'numpy', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+    'analysis.load_runs\n'
+    "sys.exit('scipy' in sys.modules)"
+  )
+
+
+def test_every_public_name_of_the_analysis_is_there():
+  for name in analysis.__all__:
+    assert name in dir(analysis)
+    # The module that it is said to come from is the one that defines it.
+    module = f'{analysis.__name__}.{analysis._MODULES[name]}'
+    assert getattr(analysis, name).__module__ == module
+  everything = {}
+  exec('from jax_sparse_pretrain.analysis import *', everything)
+  assert set(analysis.__all__) <= everything.keys()
+  with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+    analysis.nothing  # noqa: B018
 
 
 def test_nothing_imports_tensorflow():

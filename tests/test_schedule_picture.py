@@ -3,7 +3,7 @@ import sys
 
 import numpy as np
 
-from jax_sparse_pretrain.analysis import schedule_picture
+from jax_sparse_pretrain.analysis.plots import schedule_picture
 
 
 def test_the_picture_shows_each_schedule_over_steps_and_over_compute():
@@ -22,6 +22,6 @@ def test_the_picture_shows_each_schedule_over_steps_and_over_compute():
 
 def test_the_command_writes_a_picture(tmp_path):
   out = tmp_path / 'schedules.svg'
-  module = 'jax_sparse_pretrain.analysis.schedule_picture'
+  module = 'jax_sparse_pretrain.analysis.plots.schedule_picture'
   subprocess.run([sys.executable, '-m', module, f'--out={out}'], check=True)
   assert '<svg' in out.read_text()

@@ -10,7 +10,7 @@ from matplotlib import patches, path, transforms
 from PIL import Image
 
 from jax_sparse_pretrain import history
-from jax_sparse_pretrain.analysis import training_picture
+from jax_sparse_pretrain.analysis.plots import training_picture
 
 N, TOKENS_PER_STEP = 1000, 64
 
@@ -301,7 +301,7 @@ def test_a_run_without_a_finished_step_is_refused(tmp_path, text):
 
 def test_drawing_needs_neither_jax_nor_pyplot():
   program = (
-    'import sys, jax_sparse_pretrain.analysis.training_picture;'
+    'import sys, jax_sparse_pretrain.analysis.plots.training_picture;'
     'print({"jax", "matplotlib.pyplot"} & set(sys.modules))'
   )
   run = subprocess.run(

@@ -1,1 +1,41 @@
 """What runs say, read from their files alone. Never imports jax."""
+
+import importlib
+
+# Public name -> its module here, imported when the name is first used.
+_MODULES = {
+  'Average': 'runs.counted',
+  'Bootstrap': 'fitting.bootstrap',
+  'Comparison': 'comparison.results',
+  'RunPlans': 'plans.results',
+  'Runs': 'runs.table',
+  'ScalingLaw': 'fitting.law',
+  'ScalingLawFit': 'fitting.fit',
+  'average_parameters': 'runs.average',
+  'compare_laws': 'comparison.compare',
+  'fit_scaling_law': 'fitting.fit',
+  'load_runs': 'runs.load',
+  'plan_run': 'plans.plan',
+  'planned_average': 'runs.average',
+  'plot_coefficients': 'plots.coefficients',
+  'plot_density': 'plots.density',
+  'plot_isoflops': 'plots.isoflops',
+  'plot_law': 'plots.law',
+  'plot_predicted': 'plots.predicted',
+  'plot_schedules': 'plots.schedules',
+  'report_html': 'reporting.report',
+  'simulate_runs': 'fitting.simulate',
+  'write_runs': 'runs.table',
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str):
+  if name not in _MODULES:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  module = importlib.import_module(f'{__name__}.{_MODULES[name]}')
+  return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *_MODULES})

@@ -1,6 +1,6 @@
 """A picture of pruning schedules: kept weights over steps and over compute.
 
-python -m jax_sparse_pretrain.analysis.schedule_picture --out=schedules.png
+python -m jax_sparse_pretrain.analysis.plots.schedule_picture --out=a.png
 """
 
 import argparse

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from jax_sparse_pretrain.analysis.run import (
+from jax_sparse_pretrain.analysis.runs.workdir import (
   Phase,
   Run,
   change_steps,

@@ -1,0 +1,123 @@
+"""Chinchilla's law of the loss in parameters and tokens.
+
+L(N, D) = E + A / N^alpha + B / D^beta, in nats per token (Hoffmann et al.,
+arXiv 2203.15556, equation 2). N may be the average parameter count over
+pre-training, which holds sparse and dense runs together (arXiv 2501.12486).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+# FLOPs a parameter and a token: two forward, four backward.
+FLOPS = 6.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalingLaw:
+  """The five coefficients.
+
+  Attributes:
+    E: loss of infinite parameters and tokens, in nats.
+    A: in nats, of the term of parameters.
+    B: in nats, of the term of tokens.
+    alpha: exponent of parameters.
+    beta: exponent of tokens.
+  """
+
+  E: float
+  A: float
+  B: float
+  alpha: float
+  beta: float
+
+  def __post_init__(self):
+    for name, value in self.as_dict().items():
+      if not (np.isfinite(value) and value >= 0):
+        raise ValueError(f'{name} = {value}: must be finite and at least 0')
+
+  def loss(self, parameters, tokens) -> np.ndarray | float:
+    """Predicted loss in nats; arguments broadcast, scalars give a float.
+
+    Raises:
+      ValueError: for parameters or tokens that are not positive.
+    """
+    parameters = _positive('parameters', parameters)
+    tokens = _positive('tokens', tokens)
+    loss = (
+      self.E + self.A * parameters**-self.alpha + self.B * tokens**-self.beta
+    )
+    return loss if loss.ndim else float(loss)
+
+  def optimal(self, compute) -> tuple[np.ndarray | float, np.ndarray | float]:
+    """(parameters, tokens) of least loss at 6 N D = compute FLOPs.
+
+    With G = (alpha A / (beta B))^(1 / (alpha + beta)) these are
+    N = G (C / 6)^(beta / (alpha + beta)) and D = C / (6 N), equation 4 of
+    Hoffmann et al.
+
+    Raises:
+      ValueError: for compute that is not positive, and for a law without
+        such an optimum, since one of its terms is constant.
+    """
+    self._check_trade('an optimum')
+    budget = _positive('compute', compute) / FLOPS
+    total = self.alpha + self.beta
+    parameters = self._balance() * budget ** (self.beta / total)
+    tokens = budget / parameters
+    if budget.ndim:
+      return parameters, tokens
+    return float(parameters), float(tokens)
+
+  def compute_for(self, loss: float) -> float:
+    """Least FLOPs that reach this loss.
+
+    Along the optimum both terms fall as C^-gamma with gamma = alpha beta /
+    (alpha + beta), so that the answer is in closed form.
+
+    Raises:
+      ValueError: if the loss is not above E, which no compute reaches.
+    """
+    if not loss > self.E:
+      raise ValueError(
+        f'loss {loss}: must be above E = {self.E}; no compute reaches it'
+      )
+    self._check_trade('a compute for each loss')
+    G = self._balance()
+    terms = self.A * G**-self.alpha + self.B * G**self.beta
+    gamma = self.alpha * self.beta / (self.alpha + self.beta)
+    return float(FLOPS * (terms / (loss - self.E)) ** (1 / gamma))
+
+  def as_dict(self) -> dict[str, float]:
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_dict(cls, values: Mapping[str, float]) -> 'ScalingLaw':
+    """The inverse of `as_dict`.
+
+    Raises:
+      ValueError: if the keys are not the names of the coefficients.
+    """
+    names = {field.name for field in dataclasses.fields(cls)}
+    if set(values) != names:
+      raise ValueError(
+        f'keys {sorted(values)}: must be {", ".join(sorted(names))}'
+      )
+    return cls(**{name: float(values[name]) for name in names})
+
+  def _balance(self) -> float:
+    ratio = self.alpha * self.A / (self.beta * self.B)
+    return ratio ** (1 / (self.alpha + self.beta))
+
+  def _check_trade(self, what: str) -> None:
+    for name in ('A', 'B', 'alpha', 'beta'):
+      if getattr(self, name) == 0:
+        raise ValueError(f'{name} = 0: {what} needs both terms to fall')
+
+
+def _positive(name: str, values) -> np.ndarray:
+  values = np.asarray(values, dtype=np.float64)
+  if not np.all((values > 0) & np.isfinite(values)):
+    raise ValueError(f'{name} must be positive and finite')
+  return values

@@ -1,0 +1,72 @@
+"""Labels at the ends of curves, none over another."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from jax_sparse_pretrain.analysis.plots.style import SMALL, dark
+
+
+def label_ends(
+  axes: Axes,
+  heights: Sequence[float],
+  texts: Sequence[str],
+  colours: Sequence,
+  inches: float,
+) -> None:
+  """Text beside the right edge at these heights, moved apart to be legible.
+
+  Args:
+    axes: with its limits set.
+    heights: in data.
+    texts: one each.
+    colours: one each.
+    inches: height of the axes, roughly.
+  """
+  # Also among those beyond an end, the order stays that of the heights.
+  order = np.argsort(heights, kind='stable')
+  inside = np.clip(np.asarray(heights)[order], *axes.get_ylim())
+  points = np.column_stack([np.full(len(inside), axes.get_xlim()[0]), inside])
+  to_fraction = axes.transScale + axes.transLimits
+  places = apart(to_fraction.transform(points)[:, 1], 1.3 * SMALL / 72 / inches)
+  for place, index in zip(places, order.tolist(), strict=True):
+    axes.annotate(
+      texts[index],
+      (1, place),
+      xycoords='axes fraction',
+      xytext=(4, 0),
+      textcoords='offset points',
+      verticalalignment='center',
+      color=dark(colours[index]),
+      fontsize=SMALL,
+    )
+
+
+def apart(places: np.ndarray, gap: float) -> np.ndarray:
+  """Places in [0, 1], no two nearer than the gap, with little moved.
+
+  Groups of places that collide are spread about their common mean, and kept
+  in [0, 1] if there is room.
+  """
+  order = np.argsort(places, kind='stable')
+  groups: list[list[float]] = []
+  for place in places[order].tolist():
+    groups.append([place])
+    while len(groups) > 1 and _collide(*groups[-2:], gap):
+      last = groups.pop()
+      groups[-1] += last
+  spread = np.concatenate([_spread(group, gap) for group in groups])
+  result = np.empty_like(spread)
+  result[order] = spread
+  return result
+
+
+def _spread(group: Sequence[float], gap: float) -> np.ndarray:
+  half = gap * (len(group) - 1) / 2
+  middle = np.clip(np.mean(group), half, 1 - half) if half < 0.5 else 0.5
+  return middle + np.linspace(-half, half, len(group))
+
+
+def _collide(below, above, gap: float) -> bool:
+  return _spread(above, gap)[0] - _spread(below, gap)[-1] < gap

@@ -1,0 +1,132 @@
+"""Loss over where pruning starts and ends: a heat map for each sparsity."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from jax_sparse_pretrain.analysis.plots import numerals, style
+
+# Cells of more columns are too small for their numbers.
+MOST_COLUMNS = 9
+# Panels side by side, by how many there are.
+ACROSS = {1: 1, 2: 2, 4: 2}
+MOST_ACROSS = 3
+
+
+@style.STYLE
+def plot_schedules(
+  start, end, sparsity, loss, noise: float | None = None
+) -> Figure:
+  """Loss above the best schedule of each sparsity; start across, end up.
+
+  The best cell has a frame. With a noise floor, so has, dotted, every other
+  cell that is within it of the best. Repeats of one schedule are averaged.
+
+  Args:
+    start: of pruning, as a fraction of compute, (m,).
+    end: of pruning, likewise, (m,).
+    sparsity: at the end, (m,).
+    loss: in nats, (m,).
+    noise: of a loss, in nats.
+
+  Raises:
+    ValueError: for columns of different lengths or without rows, and for a
+      noise below 0.
+  """
+  columns = [np.asarray(each, float) for each in (start, end, sparsity, loss)]
+  if len({each.shape for each in columns}) > 1 or not columns[0].size:
+    raise ValueError('start, end, sparsity, loss: must be as long, not empty')
+  if noise is not None and not noise >= 0:
+    raise ValueError(f'noise {noise}: must be at least 0')
+  start, end, sparsity, loss = columns
+  which = np.unique(sparsity)
+  tables = [
+    loss_table(*(each[sparsity == s] for each in (start, end, loss)))
+    for s in which
+  ]
+  across = ACROSS.get(len(which), MOST_ACROSS)
+  down = -(-len(which) // across)
+  figure = style.new_figure(0.9 + 3.1 * down, _title(noise))
+  grid = figure.subplots(down, across, squeeze=False)
+  most = max(np.nanmax(each[2]) - np.nanmin(each[2]) for each in tables)
+  scale = ScalarMappable(Normalize(0, 1000 * max(most, 1e-6)), 'cividis_r')
+  for axes, s, table in zip(grid.flat, which, tables, strict=False):
+    _plot_table(axes, *table, scale, noise)
+    best = f'{np.nanmin(table[2]):.3f}'
+    axes.set_title(f'sparsity {numerals.percent(s)}, best {best}')
+  for axes in grid.flat[len(which) :]:
+    axes.set_axis_off()
+  bar = figure.colorbar(scale, ax=list(grid.flat), aspect=30, pad=0.02)
+  bar.set_label('loss above the best (0.001 nats)')
+  bar.outline.set_visible(False)
+  return figure
+
+
+def _title(noise: float | None) -> str:
+  if noise is None:
+    return 'Loss of pruning schedules; the best is framed'
+  return (
+    'Loss of pruning schedules; the best is framed, dotted what is within '
+    f'{noise:g} nats of it'
+  )
+
+
+def loss_table(start, end, loss):
+  """Different starts (k,) and ends (n,), and their mean loss (n, k).
+
+  NaN where there is no run.
+  """
+  starts, column = np.unique(start, return_inverse=True)
+  ends, row = np.unique(end, return_inverse=True)
+  total, count = np.zeros((2, len(ends), len(starts)))
+  np.add.at(total, (row, column), loss)
+  np.add.at(count, (row, column), 1)
+  with np.errstate(invalid='ignore'):
+    return starts, ends, total / count
+
+
+def _plot_table(axes: Axes, starts, ends, losses, scale, noise) -> None:
+  above = 1000 * (losses - np.nanmin(losses))
+  axes.set_facecolor(style.EMPTY)
+  axes.imshow(
+    above, cmap=scale.cmap, norm=scale.norm, origin='lower', aspect='auto'
+  )
+  if len(starts) <= MOST_COLUMNS:
+    _write_numbers(axes, above, scale)
+  best, *_ = np.argwhere(above == 0)
+  _frame(axes, best, linestyle='-', linewidth=2.2)
+  if noise is not None:
+    for cell in np.argwhere(above <= 1000 * noise):
+      if tuple(cell) != tuple(best):
+        _frame(axes, cell, linestyle=':', linewidth=1.4)
+  axes.set_xticks(range(len(starts)), [f'{100 * x:g}' for x in starts])
+  axes.set_yticks(range(len(ends)), [f'{100 * x:g}' for x in ends])
+  axes.tick_params(length=0)
+  axes.spines[:].set_visible(False)
+  axes.set_xlabel('start (% of compute)')
+  axes.set_ylabel('end (% of compute)')
+
+
+def _write_numbers(axes: Axes, above: np.ndarray, scale) -> None:
+  for row, column in np.argwhere(~np.isnan(above)):
+    value = above[row, column]
+    is_dark = scale.norm(value) > 0.5
+    axes.text(
+      column,
+      row,
+      f'{value:.0f}',
+      color='white' if is_dark else 'black',
+      fontsize=8,
+      horizontalalignment='center',
+      verticalalignment='center',
+    )
+
+
+def _frame(axes: Axes, cell, **line) -> None:
+  row, column = cell
+  corner = column - 0.46, row - 0.46
+  box = Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=style.INK, **line)
+  axes.add_patch(box)

@@ -1,0 +1,156 @@
+"""What the pictures share: size, colours, axes, and saving."""
+
+import io
+import os
+from collections.abc import Callable, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib import patheffects, ticker
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+
+from jax_sparse_pretrain.analysis import tables
+from jax_sparse_pretrain.analysis.plots import numerals
+
+WIDTH = 8.0  # inches; 1200 pixels, of which a README shows about 900
+DPI = 150
+SMALL = 8.5  # points
+LARGEST_PNG = 150_000  # bytes
+# From the palette of Okabe and Ito, which the colour-blind can tell apart.
+BLUE, VERMILION, GREEN, PINK = '#0072b2', '#b04a00', '#009e73', '#cc79a7'
+INK, GREY, PALE = '#333333', '#6b6b6b', '#ececec'
+FILL = '#c9d3da'
+# Cells that cannot be, apart from white and from every colour of a scale.
+EMPTY = '#f4f4f4'
+HALO = (patheffects.withStroke(linewidth=2.5, foreground='white'),)
+
+# A decorator of every picture. Names of runs are text, whatever their `$`.
+STYLE = matplotlib.rc_context(
+  {
+    'axes.axisbelow': True,
+    'axes.edgecolor': GREY,
+    'axes.labelcolor': INK,
+    'axes.spines.right': False,
+    'axes.spines.top': False,
+    'axes.titlelocation': 'left',
+    'axes.titlesize': 9.5,
+    'font.family': 'DejaVu Sans',
+    'font.size': 9,
+    'grid.color': PALE,
+    'legend.fontsize': SMALL,
+    'legend.frameon': False,
+    'text.color': INK,
+    'text.parse_math': False,
+    'xtick.color': INK,
+    'xtick.labelsize': SMALL,
+    'ytick.color': INK,
+    'ytick.labelsize': SMALL,
+  }
+)
+_SAVING = {'svg.hashsalt': 'jax_sparse_pretrain', 'svg.fonttype': 'path'}
+_METADATA = {'png': {'Software': None}, 'svg': {'Date': None, 'Creator': None}}
+
+
+def new_figure(height: float, title: str = '') -> Figure:
+  """A figure of README width that needs no display."""
+  figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout='constrained')
+  FigureCanvasAgg(figure)
+  if title:
+    figure.suptitle(title, x=0.01, horizontalalignment='left', fontsize=11)
+  return figure
+
+
+def sequential() -> Colormap:
+  """Viridis without its yellow, which is lost on white paper."""
+  colours = matplotlib.colormaps['viridis'](np.linspace(0, 0.86, 256))
+  return LinearSegmentedColormap.from_list('viridis, dark part', colours)
+
+
+def shades(values: Sequence[float], log: bool = False) -> np.ndarray:
+  """A colour for each value, by its place between the extremes: (n, 4)."""
+  values = np.log(values) if log else np.asarray(values, np.float64)
+  low, high = values.min(), values.max()
+  place = (values - low) / (high - low) if high > low else 0 * values + 0.35
+  return sequential()(place)
+
+
+def dark(colour) -> np.ndarray:
+  """The colour, or a darker one in which text on white can be read."""
+  colour = np.array(to_rgb(colour))
+  luminance = colour**2.2 @ (0.2126, 0.7152, 0.0722)
+  # Contrast 4.5 to 1, as the web's guidelines ask of text.
+  most = 1.05 / 4.5 - 0.05
+  return colour * min(1.0, (most / max(luminance, 1e-9)) ** (1 / 2.2))
+
+
+def log_axis(
+  axis: Axis, low: float, high: float, write: Callable = tables.short
+) -> None:
+  """A logarithmic axis whose ticks are few, round and written as 300M."""
+  axis.axes.set(**{f'{axis.axis_name}scale': 'log'})
+  axis.axes.set(**{f'{axis.axis_name}lim': (low, high)})
+  span = np.log10(high / low)
+  if span < 1:
+    axis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+  else:
+    subs = (1, 2, 5) if span < 2 else (1, 3) if span < 3.6 else (1,)
+    axis.set_major_locator(ticker.LogLocator(subs=subs, numticks=8))
+  axis.set_minor_locator(ticker.NullLocator())
+  axis.set_major_formatter(lambda value, _: write(value))
+
+
+def residual_axis(axes: Axes, most: float) -> None:
+  """A y axis of percents, the same on both sides of 0."""
+  most = 1.15 * max(most, 0.01)
+  axes.set_ylim(-most, most)
+  axes.set_ylabel('residual')
+  axes.yaxis.set_major_locator(ticker.MaxNLocator(4, symmetric=True))
+  axes.yaxis.set_major_formatter(
+    lambda value, _: f'{numerals.signed(value, "+g")} %'
+  )
+
+
+def save(figure: Figure, path: os.PathLike | str) -> None:
+  """Writes .png or .svg; the same bytes for the same picture."""
+  kind = os.fspath(path).rpartition('.')[2]
+  with open(path, 'wb') as file:
+    file.write(rendered(figure, kind))
+
+
+def rendered(figure: Figure, kind: str) -> bytes:
+  """The bytes of a file of this kind, 'png' or 'svg'.
+
+  Raises:
+    ValueError: for another kind.
+  """
+  if kind not in _METADATA:
+    raise ValueError(f'picture of kind {kind!r}: must be png or svg')
+  file = io.BytesIO()
+  with matplotlib.rc_context(_SAVING):
+    figure.savefig(file, format=kind, metadata=_METADATA[kind])
+  return _small(file) if kind == 'png' else file.getvalue()
+
+
+def _small(file: io.BytesIO) -> bytes:
+  """Without transparency and, where that is not enough, in 256 colours."""
+  with Image.open(file) as image:
+    picture = image.convert('RGB')
+  found = _as_png(picture)
+  if len(found) <= LARGEST_PNG:
+    return found
+  # By coverage, so that the colour of a single point is kept as well.
+  few = picture.quantize(
+    256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE
+  )
+  return _as_png(few)
+
+
+def _as_png(image: Image.Image) -> bytes:
+  out = io.BytesIO()
+  image.save(out, format='png', optimize=True, dpi=(DPI, DPI))
+  return out.getvalue()

@@ -1,0 +1,1 @@
+"""Runs: from their files to arrays, and what they had on average."""

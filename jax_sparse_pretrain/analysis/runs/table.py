@@ -1,0 +1,137 @@
+"""Runs as arrays, and as the CSV file with the columns `COLUMNS`.
+
+`runs.load_runs` makes them.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+KINDS = ('average', 'final', 'initial')
+NUMBERS = (
+  'average_parameters',
+  'initial_parameters',
+  'final_parameters',
+  'sparsity',
+  'tokens',
+  'loss',
+)
+COLUMNS = ('run', *NUMBERS)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Runs:
+  """One element a run; NaN where a source does not say.
+
+  Attributes:
+    run: names, all different.
+    average_parameters: N_avg, nonzero linear parameters over training.
+    initial_parameters: N before pruning.
+    final_parameters: nonzero at the end.
+    sparsity: at the end, 1 - final / initial.
+    tokens: D, predicted in training.
+    loss: in nats per token.
+    others: further columns of tables, as text.
+  """
+
+  run: tuple[str, ...]
+  average_parameters: np.ndarray
+  initial_parameters: np.ndarray
+  final_parameters: np.ndarray
+  sparsity: np.ndarray
+  tokens: np.ndarray
+  loss: np.ndarray
+  others: Mapping[str, tuple[str, ...]] = dataclasses.field(
+    default_factory=dict
+  )
+
+  def __len__(self) -> int:
+    return len(self.run)
+
+  def parameters(self, kind: str = 'average') -> np.ndarray:
+    """N of a kind in `KINDS`, float64[n].
+
+    Raises:
+      ValueError: if it is not known of every run, naming one.
+    """
+    if kind not in KINDS:
+      raise ValueError(f'parameters {kind!r}: must be one of {list(KINDS)}')
+    return self._complete(f'{kind}_parameters')
+
+  def _complete(self, name: str) -> np.ndarray:
+    values = getattr(self, name)
+    missing = np.flatnonzero(np.isnan(values))
+    if len(missing):
+      raise ValueError(
+        f'{name}: not known of {len(missing)} of {len(self)} runs, such as '
+        f'{self.run[missing[0]]!r}'
+      )
+    return values
+
+  def labels(self, name: str) -> tuple[str, ...]:
+    """A column as text, to group runs by.
+
+    Raises:
+      ValueError: if there is no such column, naming those that are there.
+    """
+    if name == 'run':
+      return self.run
+    if name in self.others:
+      return self.others[name]
+    if name in NUMBERS:
+      return tuple(map(repr, self._complete(name).tolist()))
+    known = ', '.join(map(repr, [*self.others, *COLUMNS]))
+    raise ValueError(f'no column {name!r}; there are {known}')
+
+  def select(self, which: np.ndarray) -> 'Runs':
+    """The runs of a mask or of indices."""
+    index = np.arange(len(self))[which]
+    others = {
+      name: tuple(cells[i] for i in index)
+      for name, cells in self.others.items()
+    }
+    return dataclasses.replace(
+      self,
+      run=tuple(self.run[i] for i in index),
+      others=others,
+      **{name: getattr(self, name)[index] for name in NUMBERS},
+    )
+
+  @property
+  def fingerprint(self) -> str:
+    """SHA-256 of the numbers, in order; names do not enter."""
+    rows = np.stack([getattr(self, name) for name in NUMBERS]).tolist()
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def write_runs(path: os.PathLike | str, runs: Runs) -> None:
+  """Writes a runs table; what is not known stays empty."""
+  pathlib.Path(path).write_text(as_csv(runs))
+
+
+def as_csv(runs: Runs) -> str:
+  """The text of a runs table."""
+  columns = [getattr(runs, name) for name in NUMBERS]
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator='\n')
+  writer.writerow([*COLUMNS, *runs.others])
+  for name, *row in zip(runs.run, *columns, *runs.others.values(), strict=True):
+    writer.writerow([name, *map(_cell, row)])
+  return text.getvalue()
+
+
+def _cell(value: float | str) -> str:
+  """As short as it can be without losing a bit."""
+  if isinstance(value, str):
+    return value
+  if np.isnan(value):
+    return ''
+  is_count = value == round(value) and abs(value) < 2**53
+  return str(int(value)) if is_count else repr(float(value))

@@ -1,0 +1,78 @@
+"""Arguments that verbs share, and what they stand for."""
+
+import argparse
+
+from jax_sparse_pretrain.analysis.runs.load import Runs, load_runs
+from jax_sparse_pretrain.analysis.runs.table import KINDS
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+  """Where runs come from, and which of them count."""
+  parser.add_argument(
+    'paths',
+    nargs='+',
+    metavar='PATH',
+    help='a CSV table of runs, a workdir, or a directory of workdirs',
+  )
+  group = parser.add_argument_group('runs')
+  group.add_argument(
+    '--column',
+    action='append',
+    default=[],
+    metavar='NAME=EXPRESSION',
+    help='how a column of a table follows from its others, such as '
+    '"tokens=steps * 128 * 512"; quote names with spaces: "loss=\'val-loss\'"',
+  )
+  group.add_argument(
+    '--where',
+    action='append',
+    default=[],
+    metavar='COMPARISON',
+    help='keep the runs for which it holds, such as "sparsity == 0"',
+  )
+  group.add_argument(
+    '--drop_highest_loss',
+    type=int,
+    default=0,
+    metavar='N',
+    help='leave out the N runs with the highest loss',
+  )
+  group.add_argument(
+    '--unfinished',
+    action='store_true',
+    help='take unfinished runs as they are',
+  )
+
+
+def add_parameters(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    '--parameters',
+    choices=KINDS,
+    default='average',
+    help='the N of the law; by default the average over training',
+  )
+
+
+def read_runs(arguments: argparse.Namespace) -> Runs:
+  """The runs that the arguments of `add_runs` ask for."""
+  return load_runs(
+    *arguments.paths,
+    columns=dict(map(_assignment, arguments.column)),
+    where=arguments.where,
+    drop_highest_loss=arguments.drop_highest_loss,
+    unfinished=arguments.unfinished,
+  )
+
+
+def _assignment(text: str) -> tuple[str, str]:
+  name, mark, expression = text.partition('=')
+  if not (mark and name.strip().isidentifier() and expression.strip()):
+    raise ValueError(f'--column {text!r}: must be NAME=EXPRESSION')
+  return name.strip(), expression
+
+
+def check_not_negative(arguments: argparse.Namespace, *names: str) -> None:
+  for name in names:
+    value = getattr(arguments, name)
+    if value < 0:
+      raise ValueError(f'--{name} = {value}: must be at least 0')

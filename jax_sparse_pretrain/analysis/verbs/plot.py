@@ -1,0 +1,74 @@
+"""Draws runs, laws and schedules."""
+
+import argparse
+
+from jax_sparse_pretrain.analysis.verbs import Answer, fitted, schedules
+
+SUMMARY = 'draw runs with their law, coefficients, schedules'
+EXAMPLE = 'plot law runs.csv --out law.png'
+SUFFIXES = ('.png', '.svg')
+ABOUT = {
+  'law': 'loss over N and D, with the law and what it leaves',
+  'predicted': 'predicted over measured loss, by each kind of parameters',
+  'coefficients': 'intervals and correlations of the coefficients',
+  'isoflops': 'loss over N at equal compute, and the optimum',
+  'density': 'of workdirs, or of a schedule, over tokens and compute',
+  'schedules': 'heat map of a table of start, end, sparsity, loss',
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    'picture',
+    metavar='KIND',
+    choices=list(ABOUT),
+    help='; '.join(f'{name}: {about}' for name, about in ABOUT.items()),
+  )
+  fitted.add_arguments(parser)
+  group = parser.add_argument_group('pictures')
+  group.add_argument(
+    '--law',
+    metavar='LAW',
+    help='draw this one instead of a fit: a file of fit, or numbers as '
+    'predict takes them; coefficients and isoflops need no runs then',
+  )
+  group.add_argument(
+    '--compute',
+    nargs='+',
+    type=float,
+    metavar='FLOPS',
+    help='budgets of isoflops; by default round ones of the runs',
+  )
+  group.add_argument(
+    '--noise',
+    type=float,
+    metavar='NATS',
+    help='of a loss, for schedules: mark those as good as the best',
+  )
+  group.add_argument(
+    '--sparsities',
+    nargs='+',
+    type=float,
+    metavar='X',
+    help='for density: one schedule each, in place of --sparsity',
+  )
+  schedules.add_schedule(parser)
+
+
+def answer(arguments: argparse.Namespace) -> Answer:
+  if not arguments.out:
+    raise ValueError('--out: must be given, FILE.png or FILE.svg')
+  fitted.check(arguments)
+  # Only here, so that --help answers at once.
+  from jax_sparse_pretrain.analysis.plots import style
+  from jax_sparse_pretrain.analysis.verbs import pictures
+
+  figure, warnings = pictures.DRAW[arguments.picture](arguments)
+  return Answer(
+    data={'picture': arguments.picture, 'out': arguments.out},
+    text=f'{arguments.picture}: {ABOUT[arguments.picture]}',
+    warnings=tuple(warnings),
+    writers={
+      suffix: lambda path: style.save(figure, path) for suffix in SUFFIXES
+    },
+  )

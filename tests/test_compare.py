@@ -1,0 +1,298 @@
+"""Laws side by side: golden numbers, oracles, and what may be missing."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+from t5 import t5_runs
+
+from jax_sparse_pretrain.analysis import (
+  Runs,
+  compare_laws,
+  fit_scaling_law,
+  load_runs,
+  write_runs,
+)
+from jax_sparse_pretrain.analysis.__main__ import main
+from jax_sparse_pretrain.analysis.comparison.verdict import verdict
+from jax_sparse_pretrain.analysis.runs.table import NUMBERS
+from jax_sparse_pretrain.analysis.verbs.compare import render
+
+TESTS = ('one_sparsity_out', 'largest_compute_out', 'dense_to_sparse')
+PLAIN = ('average N', 'final N', 'initial N')
+
+
+@pytest.fixture(scope='module')
+def runs():
+  return t5_runs()
+
+
+@pytest.fixture(scope='module')
+def comparison(runs):
+  return compare_laws(runs)
+
+
+@pytest.fixture(scope='module')
+def dense(runs):
+  return compare_laws(runs.select(runs.sparsity == 0))
+
+
+@pytest.fixture(scope='module')
+def laws(comparison):
+  return {law.name: law for law in comparison.laws}
+
+
+def without(runs: Runs, *names: str) -> Runs:
+  """As a table that does not have these columns."""
+  unknown = np.full(len(runs), np.nan)
+  return dataclasses.replace(runs, **dict.fromkeys(names, unknown))
+
+
+def averages_alone(runs: Runs) -> Runs:
+  """So that there is one law to fit."""
+  return without(runs, 'initial_parameters', 'final_parameters')
+
+
+def errors_of(runs, kind, train, test):
+  """The oracle: log predicted - log measured of Chinchilla's law."""
+  n = runs.parameters(kind)
+  fit = fit_scaling_law(n[train], runs.tokens[train], runs.loss[train])
+  predicted = fit.law.loss(n[test], runs.tokens[test])
+  return np.log(predicted) - np.log(runs.loss[test])
+
+
+def rms(errors):
+  return np.sqrt(np.mean(np.square(errors)))
+
+
+def test_average_parameters_have_the_known_errors_on_t5(laws):
+  law = laws['average N']
+  # +-.0005 is what is asked for; the numbers are given to four digits.
+  assert law.in_sample == pytest.approx(0.0274, abs=1e-4)
+  assert law.one_sparsity_out == pytest.approx(0.0331, abs=1e-4)
+  assert law.dense_to_sparse == pytest.approx(0.0329, abs=1e-4)
+
+
+@pytest.mark.parametrize('other', PLAIN[1:])
+@pytest.mark.parametrize('test', ('in_sample', *TESTS))
+def test_average_parameters_are_ahead_of_final_and_initial(laws, test, other):
+  assert getattr(laws['average N'], test) < 0.9 * getattr(laws[other], test)
+
+
+def test_the_bias_of_average_parameters_over_sparsity_is_known(laws):
+  bias = {each.sparsity: each for each in laws['average N'].bias}
+  assert [each.n_runs for each in bias.values()] == [12] * 4
+  for name in ('in_sample', 'dense_to_sparse'):
+    assert getattr(bias[0.5], name) == pytest.approx(0.03, abs=0.005)
+    assert getattr(bias[0.875], name) == pytest.approx(-0.04, abs=0.005)
+  assert bias[0.5].is_systematic and bias[0.875].is_systematic
+  assert bias[0].dense_to_sparse is None
+
+
+def test_bias_is_the_mean_residual_of_the_fit_negated(runs, laws):
+  fit = fit_scaling_law(runs.average_parameters, runs.tokens, runs.loss)
+  for bias in laws['average N'].bias:
+    residuals = fit.residuals[runs.sparsity == bias.sparsity]
+    assert bias.in_sample == pytest.approx(-residuals.mean(), abs=1e-12)
+    assert bias.standard_error == pytest.approx(stats.sem(residuals))
+
+
+def test_errors_out_of_sample_are_those_of_refits(runs, laws):
+  """Of initial N; those of average N are known numbers."""
+  s = runs.sparsity
+  outside = np.concatenate(
+    [errors_of(runs, 'initial', s != v, s == v) for v in (0, 0.5, 0.75, 0.875)]
+  )
+  # A quarter of the runs; no two have nearly the same compute.
+  test = np.zeros(len(runs), bool)
+  test[np.argsort(runs.average_parameters * runs.tokens)[-12:]] = True
+  law = laws['initial N']
+  assert law.one_sparsity_out == pytest.approx(rms(outside))
+  assert law.largest_compute_out == pytest.approx(
+    rms(errors_of(runs, 'initial', ~test, test))
+  )
+  assert law.dense_to_sparse == pytest.approx(
+    rms(errors_of(runs, 'initial', s == 0, s > 0))
+  )
+
+
+def test_frantars_law_is_best_where_it_can_be_fitted(laws):
+  law = laws['Frantar']
+  assert law.objective / 48 <= 4.9e-6
+  assert law.in_sample < 0.008 and law.one_sparsity_out < 0.011
+  # Dense runs alone say nothing of the coefficients of sparsity.
+  assert law.dense_to_sparse is None
+  assert laws['initial N (1-s)^c'].dense_to_sparse is None
+
+
+def test_information_criteria_follow_from_the_normal_likelihood(runs, laws):
+  fit = fit_scaling_law(runs.average_parameters, runs.tokens, runs.loss)
+  scale = rms(fit.residuals)
+  deviance = -2 * stats.norm.logpdf(fit.residuals, scale=scale).sum()
+  n, k = 48, 5 + 1
+  law = laws['average N']
+  assert law.bic == pytest.approx(deviance + k * np.log(n))
+  correction = 2 * k * (k + 1) / (n - k - 1)
+  assert law.aicc == pytest.approx(deviance + 2 * k + correction)
+
+
+def test_a_fit_that_is_one_of_many_is_said_to_be(comparison):
+  [note] = [note for note in comparison.notes if note.startswith('final N: in')]
+  assert 'many laws fit equally well' in note
+  assert not any(note.startswith('average N') for note in comparison.notes)
+
+
+def test_the_verdict_follows_the_numbers(comparison):
+  first, second, *rest = verdict(comparison)
+  assert 'average N is best out of sample' in first
+  assert '0.026 too high at sparsity 0.5' in second
+  assert '0.043 too low at sparsity 0.875' in second
+  assert [line.split(',')[0] for line in rest] == [
+    'initial N (1-s)^c',
+    'Frantar',
+  ]
+  swapped = [
+    dataclasses.replace(law, name={'average N': 'X'}.get(law.name, law.name))
+    if law.name != 'final N'
+    else dataclasses.replace(
+      law, one_sparsity_out=0.01, largest_compute_out=0.01, dense_to_sparse=0.01
+    )
+    for law in comparison.laws
+  ]
+  other = dataclasses.replace(comparison, laws=tuple(swapped))
+  assert 'final N is best out of sample' in verdict(other)[0]
+  mixed = [
+    dataclasses.replace(law, dense_to_sparse=0.2)
+    if law.name == 'average N'
+    else law
+    for law in comparison.laws
+  ]
+  mixed = dataclasses.replace(comparison, laws=tuple(mixed))
+  assert 'none is always best' in verdict(mixed)[0]
+
+
+def test_laws_whose_parameters_are_not_known_are_left_out(runs, laws):
+  """And the order of the runs changes no error."""
+  order = np.random.default_rng(2).permutation(len(runs))
+  comparison = compare_laws(averages_alone(runs.select(order)))
+  [law] = comparison.laws
+  for test in ('in_sample', *TESTS):
+    assert getattr(law, test) == getattr(laws['average N'], test)
+  note = (
+    'final N, Frantar: left out: final_parameters not known of 48 of 48 runs'
+  )
+  assert note in comparison.notes
+
+
+def test_dense_runs_alone_leave_the_tests_of_sparsity_out(dense):
+  assert [law.name for law in dense.laws] == list(PLAIN)
+  for law in dense.laws:
+    assert law.one_sparsity_out is None and law.dense_to_sparse is None
+    assert law.largest_compute_out is not None
+  notes = ' '.join(dense.notes)
+  assert 'there are no sparse runs' in notes and 'Frantar: left out' in notes
+  # Three names of one law: nobody wins.
+  assert 'No test out of sample' in verdict(dense)[0]
+
+
+def test_too_few_dense_runs_leave_that_test_out(runs):
+  dense = np.flatnonzero(runs.sparsity == 0)
+  sparse = np.flatnonzero(runs.sparsity == 0.5)
+  comparison = compare_laws(
+    averages_alone(runs.select(np.concatenate([dense[:4], sparse])))
+  )
+  assert comparison.laws[0].dense_to_sparse is None
+  assert '4 runs are too few for 5 coefficients' in ' '.join(comparison.notes)
+
+
+def test_one_dense_size_does_not_predict_others(runs):
+  """Its fit would predict something, but whatever the solver left in A."""
+  one_size = runs.initial_parameters == runs.initial_parameters[12]
+  dense = np.flatnonzero((runs.sparsity == 0) & one_size)
+  some = np.concatenate([dense, dense, np.flatnonzero(runs.sparsity == 0.5)])
+  comparison = compare_laws(averages_alone(runs.select(some)))
+  assert comparison.laws[0].dense_to_sparse is None
+  assert '1 parameter counts to fit do not tell' in ' '.join(comparison.notes)
+
+
+def test_sparsity_and_counts_follow_from_each_other(runs):
+  """And without averages, only the test by compute is missing."""
+  dense = np.flatnonzero(runs.sparsity == 0)[::2]
+  sparse = np.flatnonzero(runs.sparsity == 0.875)
+  some = runs.select(np.concatenate([dense, sparse]))
+  final = np.where(np.arange(len(some)) % 2, some.final_parameters, np.nan)
+  sparsity = np.where(np.isnan(final), some.sparsity, np.nan)
+  table = dataclasses.replace(some, final_parameters=final, sparsity=sparsity)
+  comparison = compare_laws(without(table, 'average_parameters'))
+  names = [law.name for law in comparison.laws]
+  assert names == ['final N', 'initial N', 'initial N (1-s)^c']
+  law = comparison.laws[0]
+  assert [bias.sparsity for bias in law.bias] == [0, 0.875]
+  assert law.largest_compute_out is None
+  s = some.sparsity
+  assert law.dense_to_sparse == pytest.approx(
+    rms(errors_of(some, 'final', s == 0, s > 0))
+  )
+
+
+def test_without_any_sparsity_there_is_no_bias(runs):
+  names = ('sparsity', 'initial_parameters', 'final_parameters')
+  [law] = compare_laws(without(runs, *names)).laws
+  assert law.bias == () and law.one_sparsity_out is None
+
+
+def test_nothing_to_compare_is_refused_with_the_reasons(runs):
+  with pytest.raises(ValueError, match='4 runs are too few'):
+    compare_laws(runs.select(np.arange(4)))
+
+
+def test_more_parameters_at_the_end_than_before_are_refused(runs):
+  final = runs.final_parameters.copy()
+  final[3] *= 100
+  bad = dataclasses.replace(runs, final_parameters=final)
+  with pytest.raises(ValueError, match=f'run {runs.run[3]!r}: final_param'):
+    compare_laws(bad)
+
+
+def test_a_delta_that_is_not_positive_is_refused(runs):
+  with pytest.raises(ValueError, match='delta'):
+    compare_laws(runs, delta=-1.0)
+
+
+@pytest.mark.parametrize('columns', [80, 120])
+def test_the_tables_stay_within_the_terminal(monkeypatch, comparison, columns):
+  monkeypatch.setenv('COLUMNS', str(columns))
+  lines = render(comparison).splitlines()
+  assert max(map(len, lines)) <= columns
+  [row] = [line for line in lines if line.startswith('average N   ')]
+  assert row.split()[2:7] == ['5', '0.0274', '0.0331', '0.0251', '0.0329']
+  [row] = [line for line in lines if line.startswith('0.875')]
+  assert row.split()[:3] == ['0.875', '12', '-0.043']
+
+
+def test_json_and_csv_hold_the_comparison(capsys, tmp_path, runs):
+  table, out = tmp_path / 'runs.csv', tmp_path / 'laws.csv'
+  dense = averages_alone(runs.select(runs.sparsity == 0))
+  write_runs(table, dense)
+  assert main(['compare', str(table), '--json', '--out', str(out)]) == 0
+  data = json.loads(capsys.readouterr().out)
+  [row], [law] = csv.DictReader(out.read_text().splitlines()), data['laws']
+  fit = fit_scaling_law(dense.average_parameters, dense.tokens, dense.loss)
+  assert law['in_sample'] == float(row['in_sample'])
+  assert law['in_sample'] == pytest.approx(fit.log_rmse)
+  assert law['coefficients']['E'] == float(row['E']) == fit.law.E
+  assert law['bias'][0]['in_sample'] == float(row['bias_at_0'])
+  assert law['dense_to_sparse'] is None and row['dense_to_sparse'] == ''
+  assert 'is alone' in data['verdict'][0]
+  assert data['fingerprint'] == load_runs(table).fingerprint
+
+
+def test_a_bad_cell_ends_with_status_2_and_its_place(capsys, tmp_path):
+  path = tmp_path / 'runs.csv'
+  path.write_text(','.join(('run', *NUMBERS)) + '\na,1e8,1e8,1e8,0,1e9,-3\n')
+  assert main(['compare', str(path)]) == 2
+  [line] = capsys.readouterr().err.splitlines()
+  assert f'{path}, row 2, loss' in line

@@ -131,11 +131,10 @@ def _parse(cls: type, line: str, where: str):
 def _check_header(header: Header, where: str) -> None:
   if header.version != VERSION:
     raise ValueError(f'{where}: version {header.version}, expected {VERSION}')
-  if type(header.tokens_per_step) is not int or header.tokens_per_step < 1:
-    raise ValueError(
-      f'{where}: tokens_per_step {header.tokens_per_step!r}: must be a '
-      'positive count'
-    )
+  for name in ('linear_parameters', 'total_parameters', 'tokens_per_step'):
+    value = getattr(header, name)
+    if type(value) is not int or value < 1:
+      raise ValueError(f'{where}: {name} {value!r}: must be a positive count')
   if not isinstance(header.layers, dict):
     raise ValueError(f'{where}: layers must be sizes by name')
   if not _are_counts(header.layers.values(), limit=header.linear_parameters):
@@ -160,6 +159,8 @@ def _check_row(
       raise ValueError(
         f'{where}: {name}: {count} is not a count of its weights'
       )
+  if type(row.nonzero) is not int:
+    raise ValueError(f'{where}: nonzero {row.nonzero!r} is not a count')
   if sum(row.by_leaf.values()) != row.nonzero:
     raise ValueError(f'{where}: by_leaf does not add up to nonzero')
 

@@ -290,6 +290,14 @@ def test_a_schedule_and_a_plan_have_predictions(run, tmp_path):
   assert run_['loss'] == LAW.loss(0.75 * DENSE, run_['tokens'])
 
 
+def test_a_run_is_predicted_before_its_first_step(run, tmp_path):
+  workdir = write_run(tmp_path / 'sweep' / 'new', planned=0.75)
+  (workdir / 'summary.json').unlink()
+  text = run('predict', '--law', NUMBERS, tmp_path / 'sweep', '--json')
+  [found] = json.loads(text)['predictions']
+  assert (found['name'], found['parameters']) == ('new', 0.75 * DENSE)
+
+
 @pytest.mark.parametrize(('kind', 'n'), [('final', 2e8), ('initial', 1e9)])
 def test_a_law_is_asked_about_what_it_counts(run, tmp_path, runs_file, kind, n):
   out = tmp_path / 'law.json'
@@ -328,8 +336,40 @@ def test_what_lies_beyond_the_runs_is_said(fit_file, capsys):
       f'predict --law {fit_file} --average_parameters 9e9 --tokens 3e9'
     )
   )
-  [line] = capsys.readouterr().err.splitlines()
-  assert line.startswith('warning: parameters from 9B to 9B: the law')
+  output = capsys.readouterr()
+  assert 'warning: N_avg up to 9B is far beyond the fitted runs' in output.err
+
+
+def test_what_a_law_does_not_know_is_said_with_its_predictions(
+  tmp_path, runs_file, capsys
+):
+  law = tmp_path / 'few.json'
+  flags = ['--where=tokens < 2e10', '--bootstrap=20', f'--out={law}']
+  assert main(['fit', str(runs_file), *flags]) == 0
+  capsys.readouterr()
+  for verb in ('predict --average_parameters 2e8 --tokens 4e9',
+               'plan --compute 1e19 --sparsity 0.5'):  # fmt: skip
+    assert main([*verb.split(), f'--law={law}']) == 0
+    assert 'three different token counts' in capsys.readouterr().err
+
+
+def test_far_from_the_runs_an_interval_may_be_open(run, tmp_path, runs_file):
+  law = tmp_path / 'few.json'
+  run('fit', runs_file, '--where=tokens < 5e9', '--bootstrap=50', '--out', law)
+  point = ('--average_parameters=2e8', '--tokens=1e12')
+  far = ('predict', '--law', law, *point)
+  [found] = json.loads(run(*far, '--json'))['predictions']
+  assert found['interval'] == [0, None]
+  assert tables.ABOUT_OPEN in run(*far)
+  plan = ('plan', '--law', law, '--compute=1e22', '--sparsity=0.5')
+  assert json.loads(run(*plan, '--json'))['dense']['interval'] == [0, None]
+  assert tables.ABOUT_OPEN in run(*plan)
+
+
+def test_an_open_side_is_explained_under_the_table(run, runs_file):
+  few = run('fit', runs_file, '--where=tokens < 5e9', '--bootstrap=0')
+  assert tables.ABOUT_OPEN in few
+  assert tables.ABOUT_OPEN not in run('fit', runs_file, '--bootstrap=0')
 
 
 def readme_commands():
@@ -375,10 +415,38 @@ BAD_INPUT = {
   'all gone': ([*FIT, '--where', 'tokens < 1'], '--where leaves none'),
   'few': (
     [*FIT, '--where', 'tokens < 3e9 and sparsity == 0'],
-    '4 rows: a law of 5 coefficients',
+    'runs.csv: 4 rows: a law of 5 coefficients needs at least 5, after --wh',
   ),
   'drop': ([*FIT, '--drop_highest_loss', '32'], 'must be from 0 to 31'),
-  'twice': ([*FIT, 'runs.csv'], "'simulated-1' is there twice"),
+  'twice': ([*FIT, './runs.csv'], 'runs.csv: is there twice'),
+  'too many': ([*FIT, '--bootstrap', '10000000000'], 'at most 100,000'),
+  'tiny delta': ([*FIT, '--delta', '1e-300'], '--delta = 1e-300: must be at'),
+  'no out': ([*FIT, '--out', ''], '--out: must be the name of a file'),
+  'long out': ([*FIT, '--out', f'{"x" * 300}.json'], 'File name too long'),
+  'out in /proc': (['fit', 'no.csv', '--out', '/proc/x.json'], '/proc/x.json'),
+  'long path': (['fit', 'x' * 300], 'File name too long'),
+  'no words': (['fit', '@no.args'], 'no.args: No such file'),
+  'law twice': (['predict', '--law', 'E=1,E=2'], 'is there twice'),
+  'level of numbers': (
+    ['predict', '--law', NUMBERS, '--level', '7'],
+    'level 7.0: must be',
+  ),
+  'huge N': (
+    ['predict', '--law', NUMBERS, '--tokens=1e9', '--average_parameters=1e308'],
+    'at most 1e+18',
+  ),
+  'huge law': (
+    [
+      'predict',
+      '--law',
+      'E=1e308,A=1e308,B=1,alpha=0,beta=1',
+      '--json',
+      '--tokens=1e9',
+      '--average_parameters=1e9',
+    ],
+    'no finite loss',
+  ),
+  'loud': ([*SIMULATE, '--noise', '1e9'], '--noise = 1000000000.0: must be'),
   'group': ([*FIT, '--group', 'seed'], "no column 'seed'; there are"),
   'level': ([*FIT, '--level', '1'], 'level 1.0: must be between 0 and 1'),
   'delta': ([*FIT, '--delta', '-1'], 'delta -1.0: must be positive'),
@@ -443,11 +511,58 @@ def test_a_file_that_is_no_fit_is_named(refused, tmp_path, text):
   )
 
 
-@pytest.mark.parametrize('name', ['kind', 'resampling'])
-def test_a_fit_that_was_altered_is_named(refused, fit_file, name):
+ALTERED = {
+  'kind': 'other',
+  'resampling': 'other',
+  'resampling n_resamples': 'x',
+  'resampling seed': -1,
+  'resampling groups': 5,
+  'objective': 0.5,
+  'law E': 50.0,
+  'delta': 0.1,
+}
+
+
+@pytest.mark.parametrize('keys', ALTERED)
+def test_a_fit_that_was_altered_is_named(refused, fit_file, keys):
   values = json.loads(fit_file.read_text())
-  fit_file.write_text(json.dumps({**values, name: 'other'}))
-  assert f"{name} = 'other'" in refused('predict', '--law', fit_file)
+  first, *rest = keys.split()
+  inner = values if not rest else values[first]
+  inner[(rest or [first])[0]] = ALTERED[keys]
+  fit_file.write_text(json.dumps(values))
+  name = 'objective' if first in ('law', 'delta') else first
+  line = refused(
+    *('predict', '--law', fit_file, '--tokens=1e9', '--average_parameters=1e8')
+  )
+  assert f'--law = {fit_file}: ' in line and f'{name} ' in line
+
+
+@pytest.mark.parametrize(
+  ('key', 'value'),
+  [('steps', '20'), ('steps', 10**30), ('mean_density', -1.0)],
+)
+def test_a_plan_that_cannot_be_is_named(refused, tmp_path, key, value):
+  workdir = write_run(tmp_path / 'run')
+  plan = {'steps': STEPS, 'mean_density': 0.5, key: value}
+  (workdir / 'config.json').write_text(json.dumps({'plan': plan}))
+  words = f'config.json: plan.{key} = {value!r}'
+  assert words in refused('predict', '--law', NUMBERS, workdir)
+
+
+@pytest.mark.parametrize('text', [b'\xff\xfe', b'fit "runs.csv\n'])
+def test_a_bad_file_of_arguments_is_named(refused, tmp_path, text):
+  path = tmp_path / 'some.args'
+  path.write_bytes(text)
+  assert f'@{path}: no file of arguments' in refused(f'@{path}')
+
+
+def test_a_link_stays_one_when_it_is_written(run, tmp_path):
+  (tmp_path / 'data').mkdir()
+  link, target = tmp_path / 'runs.csv', tmp_path / 'data' / 'runs.csv'
+  link.symlink_to(target)
+  run(*SIMULATE, '--out', link)
+  assert link.is_symlink() and len(load_runs(target)) == 32
+  assert [each.name for each in target.parent.iterdir()] == ['runs.csv']
 
 
 @pytest.mark.parametrize('columns', [80, 120])

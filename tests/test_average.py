@@ -1,4 +1,5 @@
 import csv
+import json
 import pathlib
 
 import numpy as np
@@ -10,6 +11,7 @@ from jax_sparse_pretrain.analysis.runs.average import (
   average_parameters,
   planned_average,
 )
+from jax_sparse_pretrain.analysis.runs.workdirs import read_averages
 from jax_sparse_pretrain.planning import plan
 
 CARDS = pathlib.Path(__file__).parents[1] / 'published_runs'
@@ -118,6 +120,75 @@ def test_a_history_does_not_say_how_long_the_run_was(workdir, steps):
   past = history.read(workdir / 'mask_history.jsonl')
   with pytest.raises(ValueError, match='steps'):
     average_parameters(past, steps=steps)
+
+
+@pytest.mark.parametrize('steps', [STEPS + 1, 20.5, 7.0, -1])
+def test_only_steps_that_a_run_has_are_averaged(workdir, steps):
+  with pytest.raises(ValueError, match=f'steps = {steps}: '):
+    average_parameters(workdir, steps=steps)
+
+
+def test_steps_may_be_numpys(workdir):
+  found = average_parameters(workdir, steps=np.int64(7))
+  assert found == average_parameters(workdir, steps=7)
+
+
+def just_started(workdir, logged=()):
+  """No evaluation yet, so no summary."""
+  write_run(workdir)
+  (workdir / 'summary.json').unlink()
+  lines = [json.dumps({'step': n, 'tokens': 8_192 * n}) for n in logged]
+  (workdir / 'metrics.jsonl').write_text('\n'.join([*lines, '']))
+  return workdir
+
+
+def test_without_a_summary_the_metrics_tell_how_far_a_run_is(tmp_path):
+  found = average_parameters(just_started(tmp_path / 'a', logged=[2, 7]))
+  assert found.steps == 7 and not found.completed
+  assert found.average_parameters == per_step(steps=7).mean()
+
+
+def test_a_run_that_has_just_begun_does_not_block_the_others(tmp_path):
+  write_run(tmp_path / 'whole')
+  just_started(tmp_path / 'new')
+  with pytest.warns(UserWarning, match='new: left out: no step'):
+    [found] = read_averages([tmp_path])
+  assert found.run == 'whole'
+  with pytest.raises(ValueError, match='new: no step has been logged yet'):
+    average_parameters(tmp_path / 'new')
+
+
+def test_runs_below_a_directory_are_named_by_the_way_to_them(tmp_path):
+  for name in ('a/seed0', 'b/seed0'):
+    write_run(tmp_path / name)
+  found = read_averages([tmp_path, tmp_path / 'a' / 'seed0'])
+  assert [each.run for each in found] == ['a/seed0', 'b/seed0', 'seed0']
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+  write_run(tmp_path / 'elsewhere' / 'run')
+  sweep = tmp_path / 'sweep'
+  sweep.mkdir()
+  (sweep / 'linked').symlink_to(tmp_path / 'elsewhere' / 'run')
+  (sweep / 'again').symlink_to(sweep)
+  assert [each.run for each in read_averages([sweep])] == ['linked']
+
+
+@pytest.mark.parametrize('steps', ['20', 20.0, None, True])
+def test_steps_of_a_summary_are_a_number(tmp_path, steps):
+  workdir = write_run(tmp_path / 'run')
+  summary = json.loads((workdir / 'summary.json').read_text())
+  summary['steps'] = steps
+  (workdir / 'summary.json').write_text(json.dumps(summary))
+  with pytest.raises(ValueError, match='summary.json: steps = .*whole number'):
+    average_parameters(workdir)
+
+
+def test_a_summary_must_be_a_file(workdir):
+  (workdir / 'summary.json').unlink()
+  (workdir / 'summary.json').mkdir()
+  with pytest.raises(ValueError, match='summary.json: must be a file'):
+    average_parameters(workdir)
 
 
 def test_a_history_that_goes_backwards_is_refused(workdir):

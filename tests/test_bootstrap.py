@@ -139,7 +139,8 @@ def test_resamples_that_leave_a_coefficient_open_are_counted_and_open_it():
   # (14 / 16)^16 of them.
   assert 0.07 < missed.mean() < 0.17
   assert drawn.unidentified[missed][:, [0, 2, 4]].all()
-  assert any('do not identify beta' in each for each in drawn.warnings)
+  [sentence] = drawn.warnings
+  assert sentence.endswith('resamples do not identify E, B and beta')
   assert drawn.intervals()['beta'] == (0, np.inf)
   low, high = drawn.intervals()['alpha']
   assert 0.3 < low < high < 0.5
@@ -196,5 +197,12 @@ def test_too_few_groups_labels_and_resamples_are_refused():
     fit.bootstrap(10, groups=['a', 'b'])
   with pytest.raises(ValueError, match='n_resamples 0'):
     fit.bootstrap(0)
+  with pytest.raises(ValueError, match='n_resamples 1.5: must be a whole'):
+    fit.bootstrap(1.5)
+  with pytest.raises(ValueError, match='at most 1000000'):
+    fit.bootstrap(1_000_001)
+  for label in (None, np.nan):
+    with pytest.raises(ValueError, match='row 3: group'):
+      fit.bootstrap(10, groups=[1, 2, label] + [3] * 46)
   with pytest.raises(ValueError, match='level 2'):
     fit.bootstrap(10).intervals(2)

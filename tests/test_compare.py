@@ -17,6 +17,7 @@ from jax_sparse_pretrain.analysis import (
   write_runs,
 )
 from jax_sparse_pretrain.analysis.__main__ import main
+from jax_sparse_pretrain.analysis.comparison import candidates, splits
 from jax_sparse_pretrain.analysis.comparison.verdict import verdict
 from jax_sparse_pretrain.analysis.runs.table import NUMBERS
 from jax_sparse_pretrain.analysis.verbs.compare import render
@@ -215,7 +216,37 @@ def test_one_dense_size_does_not_predict_others(runs):
   some = np.concatenate([dense, dense, np.flatnonzero(runs.sparsity == 0.5)])
   comparison = compare_laws(averages_alone(runs.select(some)))
   assert comparison.laws[0].dense_to_sparse is None
-  assert '1 parameter counts to fit do not tell' in ' '.join(comparison.notes)
+  assert 'one parameter count to fit does not' in ' '.join(comparison.notes)
+
+
+def test_runs_of_nearly_one_compute_and_sparsity_go_together(runs):
+  # Plans of equal compute end a little apart, and so do sparsities.
+  some = runs.select(np.arange(12))
+  compute = np.repeat([1.0, 2.0], 6) * (1 - 0.015 * (np.arange(12) % 6) / 5)
+  near = dataclasses.replace(
+    some,
+    tokens=compute * 1e20 / some.average_parameters,
+    sparsity=0.5 + 4e-4 * (np.arange(12) % 2),
+  )
+  [fold] = splits.largest_compute(near).folds
+  assert fold.test.tolist() == [False] * 6 + [True] * 6
+  assert splits.one_sparsity(near).folds == ()
+
+
+def test_a_fold_that_cannot_be_fitted_is_named(runs):
+  dense = np.flatnonzero(runs.sparsity == 0)
+  few = np.flatnonzero(runs.sparsity == 0.5)[:4]
+  some = runs.select(np.concatenate([dense, few]))
+  notes = ' '.join(compare_laws(averages_alone(some)).notes)
+  assert 'one sparsity out: without 0: 4 runs are too few' in notes
+
+
+def test_only_what_the_solver_reached_is_at_a_bound():
+  found = {'a': 1e-9, 'c': 0.0, 'b': 10 - 1e-8, 'd': 0.02}
+  assert candidates._at_bounds(found, {'b': (0.0, 10.0), 'd': (0.01, 3)}) == (
+    'c is at its bound of 0',
+    'b is at its bound of 10',
+  )
 
 
 def test_sparsity_and_counts_follow_from_each_other(runs):

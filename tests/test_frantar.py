@@ -8,7 +8,6 @@ from scipy import optimize
 from t5 import t5_runs
 
 from jax_sparse_pretrain.analysis import fit_scaling_law
-from jax_sparse_pretrain.analysis.comparison import power_terms
 from jax_sparse_pretrain.analysis.comparison.forms import (
   CHINCHILLA,
   DensityPowerLaw,
@@ -18,6 +17,7 @@ from jax_sparse_pretrain.analysis.comparison.frantar import (
   fit_density_power_law,
   fit_frantar_law,
 )
+from jax_sparse_pretrain.analysis.fitting import plateau, power_terms
 
 DELTA = 1e-3
 # Of T5 in the paper's table and its notebook (jaxpruner, projects/bigsparse).
@@ -137,10 +137,10 @@ def test_a_plateau_is_settled_by_squares_wherever_a_solver_stopped(runs):
   terms = power_terms.fit(*task)
   newton = fit_scaling_law(n, d, runs.loss)
   ends = [
-    power_terms.settled(*task, *start)
+    plateau.settled(*task, *start)
     for start in (
       (terms.log_sizes, terms.exponents),
-      CHINCHILLA.terms(newton.law),
+      CHINCHILLA.terms(newton.other),
     )
   ]
   predicted = [power_terms.log_loss(*end, factors) for end in ends]
@@ -148,8 +148,9 @@ def test_a_plateau_is_settled_by_squares_wherever_a_solver_stopped(runs):
   assert mean_huber(np.exp(predicted[0]), runs) * 48 == pytest.approx(
     newton.objective, rel=1e-6
   )
-  squares = np.mean((predicted[0] - np.log(runs.loss)) ** 2)
-  assert squares < newton.log_rmse**2
+  assert newton.law.loss(n, d) == pytest.approx(np.exp(predicted[1]), rel=1e-5)
+  before = np.log(newton.other.loss(n, d)) - np.log(runs.loss)
+  assert newton.log_rmse**2 < np.mean(before**2)
 
 
 def test_an_optimum_that_is_alone_is_left_as_it_is(runs):
@@ -157,7 +158,7 @@ def test_an_optimum_that_is_alone_is_left_as_it_is(runs):
   factors = CHINCHILLA.factors(np.log(n), 0 * n, np.log(d))
   law = fit_scaling_law(n, d, runs.loss).law
   task = factors, runs.loss, DELTA, CHINCHILLA.bounds
-  assert power_terms.settled(*task, *CHINCHILLA.terms(law)) is None
+  assert plateau.settled(*task, *CHINCHILLA.terms(law)) is None
 
 
 @pytest.mark.parametrize(

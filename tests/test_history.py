@@ -86,6 +86,7 @@ def row(step=9, nonzero=10, by_leaf=None):
     row(by_leaf={'a/kernel': -1, 'b/kernel': 11}),
     row(by_leaf={'a/kernel': 61, 'b/kernel': 0}, nonzero=61),
     row(by_leaf={'a/kernel': 10.0, 'b/kernel': 0}),
+    row(nonzero=10.0),
   ],
 )
 def test_a_malformed_line_is_named(path, line):
@@ -104,6 +105,8 @@ def test_a_malformed_line_is_named(path, line):
     json.dumps({**vars(HEADER), 'linear_parameters': 99}),
     json.dumps({**vars(HEADER), 'tokens_per_step': 0}),
     json.dumps({**vars(HEADER), 'tokens_per_step': '128'}),
+    json.dumps({**vars(HEADER), 'linear_parameters': 100.0}),
+    json.dumps({**vars(HEADER), 'total_parameters': None}),
     json.dumps({**vars(HEADER), 'layers': [60, 40]}),
   ],
 )

@@ -464,7 +464,7 @@ def test_a_law_that_asks_for_the_impossible_is_refused():
     {'final_parameters': 1e8},
     {'final_parameters': 1e8, 'loss': 2.5},
   ):
-    with pytest.raises(ValueError, match='more compute than a number can hold'):
+    with pytest.raises(ValueError, match='too flat|more compute than a number'):
       plan_run(flat, **aim, **TERMS)
   flat = dataclasses.replace(LAW, A=0.0)
   with pytest.raises(ValueError, match='A = 0: an optimum needs both'):
@@ -489,6 +489,37 @@ def run(capsys):
     return capsys.readouterr()
 
   return run
+
+
+@pytest.mark.parametrize('compute', [1e21, 1e24, 1e25, 1e26])
+def test_plans_of_any_size_fit_80_columns(run, compute, monkeypatch):
+  monkeypatch.setenv('COLUMNS', '80')
+  text = run(f'--law={NUMBERS}', f'--compute={compute}').out
+  assert max(map(len, text.splitlines())) <= 80
+
+
+def test_twins_have_their_commands_if_asked_for(run):
+  flags = (f'--law={NUMBERS}', '--compute=1e20', '--sparsity=0.8')
+  [each] = plan_run(LAW, compute=1e20, sparsities=[0.8]).sparse
+  command = ' '.join(each.twin.command)
+  short, long = (run(*flags, *more).out for more in ((), ('--twins',)))
+  assert command not in short.replace(' \\\n ', '')
+  assert command in long.replace(' \\\n ', '')
+
+
+def test_the_api_and_the_command_have_the_same_defaults(run):
+  text = run(f'--law={NUMBERS}', '--compute=1e20', '--json').out
+  plans = plan_run(LAW, compute=1e20)
+  assert json.loads(text) == json.loads(json.dumps(plans.as_dict()))
+
+
+def test_one_shot_is_planned_where_start_and_end_are_one():
+  [each] = plan_run(
+    LAW, compute=1e20, sparsities=[0.5], schedule='one_shot', start=0.5, end=0.5
+  ).sparse
+  assert each.run.plan.schedule.start == each.run.plan.schedule.end
+  start, _ = each.run.plan.compute_fractions
+  assert start == pytest.approx(0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize('columns', [80, 120])
@@ -542,6 +573,10 @@ def test_a_fit_brings_intervals_and_warnings(run, fit, tmp_path):
     (('--compute=1e20', '--sparsity=1'), 'sparsity 1.0: must be in [0, 1)'),
     (('--compute=1e20', '--every=0'), "'0': must be a whole number above 0"),
     (('--compute=1e20', '--config=no.py'), '--config = no.py: must be a file'),
+    (('--compute=1e20', f'--config={__file__}x'), 'must be a file, FILE.py'),
+    (('--compute=1e20', '--config='), 'must be a file, FILE.py'),
+    (('--loss=1.800001',), 'loss 1.800001: 4.26e+25 linear'),
+    (('--compute=1e20', '--schedule=one_shot'), 'must be equal for one_shot'),
     (('--compute=1e20', '--out=x.csv'), 'must end in .json'),
   ],
 )

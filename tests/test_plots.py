@@ -2,9 +2,11 @@
 
 import dataclasses
 import itertools
+import re
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle, StepPatch
 from matplotlib.text import Text
 from PIL import Image
@@ -12,6 +14,7 @@ from t5 import COLUMNS, PATH, t5_runs
 from written import COUNTS, DENSE, STEPS, TOKENS_PER_STEP, per_step, write_run
 
 from jax_sparse_pretrain.analysis import (
+  Runs,
   ScalingLaw,
   average_parameters,
   fit_scaling_law,
@@ -209,6 +212,22 @@ def test_the_curves_are_the_law_at_what_their_labels_say():
     np.testing.assert_allclose(line.get_ydata(), LAW.loss(n, line.get_xdata()))
 
 
+def test_curves_that_leave_the_picture_are_named_where_they_do():
+  n = 1e8 * 2.0 ** np.arange(5)
+  d = 3.2e18 / n
+  runs = Runs(tuple('abcde'), n, n, n, 0 * n, d, LAW.loss(n, d))
+  figure = plot_law(runs, LAW)
+  for axes in figure.axes[:2]:
+    (left, right), bottom = axes.get_xlim(), axes.get_ylim()[0]
+    at = [text.xy[0] for text in axes.texts if text.xycoords == 'data']
+    assert len(at) == 3 and len(axes.texts) == 5
+    leaving = [line for line in axes.lines if line.get_ydata()[-1] < bottom]
+    for line in leaving:
+      x, y = line.get_data()
+      assert x[y >= bottom][-1] in at
+    assert left < min(at) and max(at) < right
+
+
 def test_runs_have_the_colour_of_their_sparsity():
   colours = offsets(plot_law(T5, LAW).axes[0])[1]
   by_sparsity = {
@@ -237,7 +256,7 @@ def test_each_law_predicts_from_its_own_parameters():
     expected = np.stack([T5.loss, predicted], axis=1)
     np.testing.assert_allclose(offsets(axes)[0], expected)
     rms = np.sqrt(np.mean(np.log(T5.loss / predicted) ** 2))
-    assert axes.get_title(loc='left').endswith(f'RMS {100 * rms:.2g} %')
+    assert axes.get_title(loc='left').endswith(f'RMS {100 * rms:.2f} %')
 
 
 def test_no_law_to_predict_with_is_refused():
@@ -289,6 +308,13 @@ def test_isoflops_hold_compute_and_meet_their_optimum():
   assert optimum.get_label() == f'optimum, N ∝ C^{0.36 / 0.70:.2f}'
 
 
+def test_a_fit_without_exponents_has_no_optimum_to_draw():
+  n, d = np.repeat([1e8, 2e8, 4e8], 2), np.tile([2e9, 8e9], 3)
+  fit = fit_scaling_law(n, d, LAW.loss(n, d))
+  [axes] = plot_isoflops(fit, BUDGETS).axes
+  assert len(axes.lines) == len(BUDGETS) and axes.get_legend() is None
+
+
 def test_runs_have_the_colour_of_their_compute_among_isoflops():
   runs = dense_runs()
   spent = 6 * N * D
@@ -324,6 +350,24 @@ def test_density_is_that_of_each_step(tmp_path):
   np.testing.assert_allclose(
     np.unique(spent.get_xdata()), np.array(corners) / sum(per_step())
   )
+
+
+def test_density_and_compute_are_both_in_percent():
+  over_data, over_compute = plot_density(planned([0.8])).axes
+  for axis in (over_data.yaxis, over_compute.xaxis):
+    assert axis.get_major_formatter()(0.5) == '50 %'
+  [label] = over_compute.texts
+  assert re.search(r', N_avg/N [0-9.]+ %$', label.get_text())
+
+
+def test_ticks_of_one_axis_have_one_form():
+  for high, form in ((2e4, r'\d+'), (1e9, r'\d(\.\d)?e\d+')):
+    laws = RESAMPLES.laws.copy()
+    laws[:, 2] = np.geomspace(1e3, high, len(laws))
+    resamples = dataclasses.replace(RESAMPLES, laws=laws)
+    axes = plot_coefficients(FIT, resamples).axes[2]
+    texts = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert texts and all(re.fullmatch(form, text) for text in texts)
 
 
 def test_plans_without_tokens_are_drawn_over_steps():
@@ -385,6 +429,13 @@ def test_the_best_is_framed_and_what_is_as_good_within_the_noise():
   neighbours = {(0, 1), (1, 0), (2, 1), (1, 2)}
   dotted = {(':', *cell) for cell in neighbours}
   assert framed(axes) == {('-', 1, 1)} | dotted
+
+
+def test_frames_can_be_seen_on_dark_cells():
+  [axes] = heat_maps(plot_schedules(*schedule_rows([0.8]), noise=1.0))
+  dotted = [box for box in axes.patches if box.get_linestyle() == ':']
+  colours = {to_hex(box.get_edgecolor()) for box in dotted}
+  assert colours == {'#000000', '#ffffff'}
 
 
 def test_repeats_of_a_schedule_are_averaged():
@@ -503,6 +554,15 @@ def test_a_saved_law_draws_what_its_runs_draw(tmp_path):
     (['density', '--sparsities', '.5', '--out=a.png'], '--linear_parameters'),
     (['schedules', PATH, '--out=a.png'], "no column 'start'"),
     (['schedules', PATH, PATH, '--out=a.png'], 'one FILE.csv'),
+    (['law', PATH, '--sparsity=0.5', '--out=a.png'], '--sparsity: law does'),
+    (['law', PATH, '--sparsities', '9', '--out=a.png'], '--sparsities: law'),
+    (['law', PATH, '--noise=3', '--out=a.png'], '--noise: law does not read'),
+    (['law', PATH, '--group=nosuch', '--out=a.png'], '--group: law does not'),
+    (['schedules', PATH, '--where=1 > 0', '--out=a.png'], '--where: schedules'),
+    (
+      ['law', PATH, '--law', NUMBERS, '--delta=5', '--out=a.png'],
+      '--delta: nothing is fitted with --law',
+    ),
   ],
 )
 def test_what_cannot_be_drawn_is_one_line_and_status_2(

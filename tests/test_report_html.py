@@ -1,8 +1,10 @@
 """The page stands alone, says what the analysis says, and can be made again."""
 
+import argparse
 import html.parser
 import itertools
 import json
+import pathlib
 import re
 import shlex
 import shutil
@@ -15,12 +17,16 @@ from written import DENSE, write_run
 from jax_sparse_pretrain.analysis import (
   ScalingLaw,
   average_parameters,
+  compare_laws,
   fit_scaling_law,
   load_runs,
 )
 from jax_sparse_pretrain.analysis.__main__ import main
-from jax_sparse_pretrain.analysis.reporting import page
+from jax_sparse_pretrain.analysis.reporting import page, tables
+from jax_sparse_pretrain.analysis.verbs import report as report_verb
+from jax_sparse_pretrain.analysis.verbs.reported import make_report
 
+ROOT = pathlib.Path(__file__).parents[1]
 LAW = ScalingLaw(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.36)
 NUMBERS = ','.join(f'{name}={value}' for name, value in LAW.as_dict().items())
 # HTML's elements without an end.
@@ -132,6 +138,31 @@ def test_sparse_runs_are_compared_by_what_their_n_counts(text):
   assert 'Which parameters count' in Page(text).text('h2')
 
 
+def test_the_picture_of_the_laws_says_what_their_table_says(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  parser = argparse.ArgumentParser()
+  report_verb.add_arguments(parser)
+  text = (ROOT / 'published_runs' / 't5.args').read_text()
+  words = shlex.split(text, comments=True)
+  report = make_report(parser.parse_args([*words, '--bootstrap=0']), '')
+  [picture] = report.pictures['compare']
+  titles = [axes.get_title(loc='left') for axes in picture.figure.axes]
+  for law, title in zip(report.comparison.laws[:3], titles, strict=False):
+    assert f'RMS {100 * law.in_sample:.2f} %' in title
+  # Of fits as good, that of least squared error.
+  assert titles[1] == 'law of N final, RMS 4.41 %'
+
+
+def test_the_bias_has_the_sign_of_the_residuals(table):
+  runs = load_runs(table)
+  comparison = compare_laws(runs)
+  fit = fit_scaling_law(runs.average_parameters, runs.tokens, runs.loss)
+  *_, page_ = tables.compared(comparison)
+  shown = Page(page_).text('td')[1].replace(' %', '').replace('\u2212', '-')
+  mean = fit.residuals[runs.sparsity == 0].mean()
+  assert float(shown) == pytest.approx(100 * mean, abs=0.006)
+
+
 def test_names_are_text_and_not_markup(text):
   assert NAME in Page(text).text('th')
   assert NAME not in text
@@ -172,6 +203,7 @@ def test_workdirs_have_their_averages_however_few_they_are(tmp_path):
   assert f'{round(average.average_parameters):,}' in cells
   assert f'{100 * average.average_parameters / DENSE:.2f} %' in cells
   assert 'too few' in ''.join(found.text('p'))
+  assert '50.5K, average parameters' in found.text('dd')
   assert len(found.all('img')) == 1
 
 

@@ -173,6 +173,64 @@ def test_a_run_without_an_evaluation_is_refused(tmp_path):
     load_runs(tmp_path)
 
 
+@pytest.mark.parametrize('loss', [float('nan'), float('inf'), 'low', True])
+def test_a_loss_of_a_workdir_must_be_a_number(tmp_path, loss):
+  write_run(tmp_path / 'run', eval_loss=loss)
+  with pytest.raises(ValueError, match='summary.json: eval_loss = .*finite'):
+    load_runs(tmp_path)
+
+
+def test_an_unfinished_run_without_a_loss_is_left_out_by_name(tmp_path):
+  write_run(tmp_path / 'a')
+  write_run(tmp_path / 'b', eval_loss=None, completed=False)
+  with pytest.warns(UserWarning, match='b: left out: not evaluated yet'):
+    assert load_runs(tmp_path, unfinished=True).run == ('a',)
+
+
+def test_no_run_is_counted_twice(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  path = table(tmp_path, ['1e6,2e7,3.5'], 'parameters,tokens,loss')
+  with pytest.raises(ValueError, match=f'{path}: is there twice'):
+    load_runs('runs.csv', './runs.csv')
+  workdir = write_run(tmp_path / 'sweep' / 'deep' / 'er')
+  with pytest.raises(ValueError, match=f'{workdir}: is there twice'):
+    load_runs('sweep', 'sweep/deep/er')
+
+
+def test_runs_of_one_name_are_told_how_to_get_two(tmp_path):
+  for name in ('a/seed0', 'b/seed0'):
+    write_run(tmp_path / name)
+  with pytest.raises(ValueError, match='twice.*the directory above both'):
+    load_runs(tmp_path / 'a', tmp_path / 'b')
+  assert load_runs(tmp_path).run == ('a/seed0', 'b/seed0')
+
+
+def test_a_derived_column_that_nothing_uses_is_said(tmp_path):
+  path = table(tmp_path)
+  with pytest.warns(UserWarning, match='--column token: nothing uses it'):
+    load_runs(path, columns={'token': 'tokens * 2'})
+  columns = {'ratio': 'tokens / initial_parameters', 'half': 'loss / 2'}
+  load_runs(path, columns={**columns, 'loss': 'half'}, where='ratio > 1')
+
+
+UNITS = [
+  ('1e8', '2000', "'tokens = tokens * 1e6'"),
+  ('1e8', '30000', "'tokens = tokens * 1e6'"),
+  ('1e8', '9e5', 'tokens: 900000: hardly any for the N'),
+  ('100', '2e9', "'parameters = parameters * 1e6'"),
+  ('1e308', '2e9', 'parameters: 1e+308: must be at most 1e+16'),
+  ('1e8', '1e17', 'tokens: 1e+17: must be at most 1e+16'),
+]
+
+
+@pytest.mark.parametrize(('n', 'd', 'words'), UNITS)
+def test_units_are_checked_and_the_column_is_named(tmp_path, n, d, words):
+  path = table(tmp_path, [f'{n},{d},3.5'], 'parameters,tokens,loss')
+  with pytest.raises(ValueError) as error:
+    load_runs(path)
+  assert words in str(error.value)
+
+
 def test_the_fingerprint_is_that_of_the_numbers(tmp_path):
   runs = load_runs(table(tmp_path))
   renamed = dataclasses.replace(runs, run=('a', 'b'))
@@ -207,6 +265,7 @@ BAD_CELLS = {
   ('sparsity', '-0.1'): 'must be in [0, 1)',
   ('run', 'dense'): "'dense' is there twice, first at",
   ('run', ' '): 'has no name',
+  ('sparsity', '0.2'): 'must be 1 - final_parameters / initial_parameters',
 }
 
 

@@ -8,7 +8,7 @@ from jax_sparse_pretrain.analysis.plots import schedule_picture
 
 def test_the_picture_shows_each_schedule_over_steps_and_over_compute():
   shown = schedule_picture.plans(0.8, 1_000)
-  figure = schedule_picture.plot_schedules(shown)
+  figure = schedule_picture.plot_shapes(shown)
   over_steps, over_compute = (axes.get_lines() for axes in figure.axes)
   assert len(over_steps) == len(over_compute) == len(shown)
   for a, b, each in zip(over_steps, over_compute, shown.values(), strict=True):

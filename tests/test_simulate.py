@@ -43,6 +43,30 @@ def test_no_compute_reaches_the_floor():
     LAW.compute_for(1.8)
 
 
+def test_compute_is_found_for_many_losses_and_any_sizes():
+  compute = np.array([1e18, 1e21])
+  losses = [LAW.loss(*LAW.optimal(each)) for each in compute]
+  assert LAW.compute_for(losses) == pytest.approx(compute, rel=1e-9)
+  extreme = ScalingLaw(1.8, 1e200, 1e-200, 0.35, 0.37)
+  # G = (alpha A / (beta B))^(1 / .72) would overflow on the way.
+  C = extreme.compute_for(1e30)
+  gamma = 0.35 * 0.37 / 0.72
+  assert extreme.compute_for(1e29) == pytest.approx(C * 10 ** (1 / gamma))
+
+
+@pytest.mark.parametrize('alpha', (1e-3, 1e-320))
+def test_a_law_too_flat_for_any_compute_is_refused(alpha):
+  law = ScalingLaw(1.8, 480.0, 2100.0, alpha, 0.37)
+  with pytest.raises(ValueError, match=f'alpha = {alpha:g} is too flat'):
+    law.compute_for(2.0)
+
+
+@pytest.mark.parametrize('loss', (np.inf, np.nan, 1.0, [2.0, 1.8]))
+def test_a_loss_that_no_compute_reaches_is_refused(loss):
+  with pytest.raises(ValueError, match='above E = 1.8 and finite'):
+    LAW.compute_for(loss)
+
+
 def test_a_law_without_a_term_has_no_optimum():
   with pytest.raises(ValueError, match='B = 0'):
     ScalingLaw(1.8, 480.0, 0.0, 0.35, 0.37).optimal(1e20)

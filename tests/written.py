@@ -7,7 +7,7 @@ import numpy as np
 
 from jax_sparse_pretrain import history
 
-DENSE, STEPS, TOKENS_PER_STEP = 100_000, 20, 64
+DENSE, STEPS, TOKENS_PER_STEP = 100_000, 20, 8_192
 # (first step, nonzero linear parameters)
 COUNTS = ((0, 100_000), (5, 70_001), (8, 40_003), (11, 20_000))
 

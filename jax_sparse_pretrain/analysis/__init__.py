@@ -2,11 +2,12 @@
 
 import importlib
 
-# Public name -> its module here, imported when the name is first used.
+# Public name -> its module, from here, imported when the name is first used.
 _MODULES = {
   'Average': 'runs.counted',
   'Bootstrap': 'fitting.bootstrap',
   'Comparison': 'comparison.results',
+  'Plan': '.planning',  # For `planned_average`, with `plan`.
   'RunPlans': 'plans.results',
   'Runs': 'runs.table',
   'ScalingLaw': 'fitting.law',
@@ -15,6 +16,7 @@ _MODULES = {
   'compare_laws': 'comparison.compare',
   'fit_scaling_law': 'fitting.fit',
   'load_runs': 'runs.load',
+  'plan': '.planning',
   'plan_run': 'plans.plan',
   'planned_average': 'runs.average',
   'plot_coefficients': 'plots.coefficients',
@@ -33,8 +35,7 @@ __all__ = list(_MODULES)
 def __getattr__(name: str):
   if name not in _MODULES:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-  module = importlib.import_module(f'{__name__}.{_MODULES[name]}')
-  return getattr(module, name)
+  return getattr(importlib.import_module(f'.{_MODULES[name]}', __name__), name)
 
 
 def __dir__() -> list[str]:

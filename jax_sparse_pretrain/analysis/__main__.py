@@ -1,14 +1,14 @@
 """Analyses runs: average parameters, the scaling law, and what follows.
 
 Reads files that training wrote, or tables from elsewhere; needs no jax.
-Arguments may come from a file: @FILE stands for its lines.
+Arguments may come from a file: @FILE stands for the words in it.
 Exit status: 0 done, 1 failed, 2 bad input.
 """
 
 import argparse
 import contextlib
+import errno
 import importlib
-import json
 import os
 import pathlib
 import shlex
@@ -17,16 +17,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from jax_sparse_pretrain.analysis.verbs import VERBS, Answer
+from jax_sparse_pretrain.analysis.verbs import VERBS, Answer, output
 
 PROGRAM = 'python -m jax_sparse_pretrain.analysis'
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 # The path is the user's; a full disk is not.
 BAD_PATHS = (
-  FileNotFoundError,
-  IsADirectoryError,
-  NotADirectoryError,
-  PermissionError,
+  *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM),
+  *(errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP),
 )
 
 
@@ -40,15 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(done.code or 0)
   except BrokenPipeError:
     raise
-  except (ValueError, *BAD_PATHS) as error:
+  except ValueError as error:
     return _fail(error, EXIT_BAD_INPUT)
-  except (ArithmeticError, OSError, RuntimeError) as error:
-    return _fail(error, EXIT_FAILED)
+  except OSError as error:
+    is_bad_path = error.errno in BAD_PATHS
+    return _fail(_said(error), EXIT_BAD_INPUT if is_bad_path else EXIT_FAILED)
+  except (ArithmeticError, ImportError, MemoryError, RuntimeError) as error:
+    return _fail(str(error) or repr(error), EXIT_FAILED)
   except KeyboardInterrupt:
     return EXIT_INTERRUPTED
 
 
 def _run(argv: list[str]) -> int:
+  argv = [word for each in argv for word in _expanded(each)]
   is_verb = bool(argv) and argv[0] in VERBS
   parser = make_parser(argv[:1] if is_verb else list(VERBS))
   if not argv:
@@ -56,19 +58,30 @@ def _run(argv: list[str]) -> int:
     return 0
   arguments = parser.parse_args(argv)
   verb = importlib.import_module(VERBS[arguments.verb])
-  out = _checked_out(arguments.out, verb.SUFFIXES)
-  answer = verb.answer(arguments)
-  for line in answer.warnings:
-    warnings.warn(line, stacklevel=2)
-  if out:
-    _write(out, answer)
+  out = output.checked_out(arguments.out, verb.SUFFIXES)
+  with output.replacing(out) as temporary:
+    answer = verb.answer(arguments)
+    for line in answer.warnings:
+      warnings.warn(line, stacklevel=2)
+    if temporary:
+      output.write(temporary, answer)
   print(_shown(answer, out, arguments.json), flush=True)
   return 0
 
 
+def _expanded(word: str) -> list[str]:
+  """@FILE stands for the words in it, as on a command line."""
+  if not word.startswith('@'):
+    return [word]
+  try:
+    return shlex.split(pathlib.Path(word[1:]).read_text(), comments=True)
+  except ValueError as error:  # No text, or an open quote.
+    raise ValueError(f'{word}: no file of arguments: {error}') from None
+
+
 def _shown(answer: Answer, out: pathlib.Path | None, as_json: bool) -> str:
   if as_json:
-    return _json(answer.data)
+    return output.as_json(answer.data)
   files = [f'File: {out}'] if out else []
   return '\n'.join([answer.text.removesuffix('\n'), *files])
 
@@ -76,10 +89,6 @@ def _shown(answer: Answer, out: pathlib.Path | None, as_json: bool) -> str:
 class _Parser(argparse.ArgumentParser):
   def error(self, message: str) -> NoReturn:
     raise ValueError(f'{message}; see --help')
-
-  def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-    """Lines of a file of arguments are as on a command line."""
-    return shlex.split(arg_line, comments=True)
 
 
 def make_parser(names: Sequence[str]) -> argparse.ArgumentParser:
@@ -89,7 +98,6 @@ def make_parser(names: Sequence[str]) -> argparse.ArgumentParser:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
-    fromfile_prefix_chars='@',
   )
   subparsers = parser.add_subparsers(
     title='verbs', metavar='VERB', dest='verb', required=True
@@ -128,52 +136,26 @@ def _examples(lines: Sequence[str]) -> str:
   return '\n'.join([head, *(f'  {line}' for line in lines)])
 
 
-def _checked_out(name: str | None, suffixes: Sequence[str]):
-  """The path of --out, refused before anything is computed."""
-  if name is None:
-    return None
-  out = pathlib.Path(name)
-  if out.suffix not in suffixes:
-    allowed = ' or '.join(suffixes)
-    raise ValueError(f'--out = {out}: must end in {allowed}')
-  if not out.parent.is_dir():
-    raise ValueError(f'--out = {out}: no such directory: {out.parent}')
-  if out.is_dir():
-    raise ValueError(f'--out = {out}: is a directory')
-  return out
-
-
-def _write(out: pathlib.Path, answer: Answer) -> None:
-  """Replaces the file in one step."""
-  temporary = out.with_name(f'.{out.stem}.tmp{out.suffix}')
-  try:
-    if out.suffix in answer.writers:
-      answer.writers[out.suffix](temporary)
-    else:
-      temporary.write_text(_json(answer.data) + '\n')
-    temporary.replace(out)
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
-def _json(data: Any) -> str:
-  # Numpy scalars and arrays are the only values that json does not know.
-  return json.dumps(
-    data, indent=2, allow_nan=False, default=lambda value: value.tolist()
-  )
-
-
 @contextlib.contextmanager
 def _warnings_as_lines() -> Iterator[None]:
   with warnings.catch_warnings():
     warnings.simplefilter('always', UserWarning)
+    # NumPy's are no words for a user. What is not finite is refused by name.
+    warnings.simplefilter('ignore', RuntimeWarning)
     warnings.showwarning = lambda message, *_, **__: print(
       f'warning: {_one_line(message)}', file=sys.stderr
     )
     yield
 
 
-def _fail(error: Exception, status: int) -> int:
+def _said(error: OSError) -> str:
+  """Without the number."""
+  if error.filename is None:
+    return str(error)
+  return f'{error.filename}: {error.strerror}'
+
+
+def _fail(error: object, status: int) -> int:
   print(f'error: {_one_line(error)}', file=sys.stderr)
   return status
 

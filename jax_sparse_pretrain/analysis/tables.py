@@ -1,7 +1,8 @@
 """Plain-text tables for a terminal of 80 columns or more."""
 
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 NARROWEST, WIDEST = 60, 120  # columns
@@ -89,3 +90,30 @@ def short(value: float) -> str:
     if abs(value) >= scale:
       return f'{value / scale:.4g}{unit}'
   return f'{value:.4g}'
+
+
+def span(values: Sequence[float]) -> str:
+  """From the least to the largest; one, if they are written alike."""
+  ends = dict.fromkeys([short(min(values)), short(max(values))])
+  return ' to '.join(ends)
+
+
+OPEN = 'open'
+ABOUT_OPEN = 'open: on that side the data set no end to the interval.'
+
+
+def interval(ends: tuple[float, float], write: Callable[[float], str]) -> str:
+  """An interval whose open sides are 0 and infinite."""
+  low, high = ends
+  if math.isinf(high):
+    return OPEN if low == 0 else f'{write(low)} to {OPEN}'
+  return f'{write(low)} to {write(high)}'
+
+
+def is_open(ends: tuple[float, float] | None) -> bool:
+  return ends is not None and math.isinf(ends[1])
+
+
+def closed(ends: tuple[float, float]) -> list[float | None]:
+  """For JSON, which has no infinity: an open upper side is null."""
+  return [end if math.isfinite(end) else None for end in ends]

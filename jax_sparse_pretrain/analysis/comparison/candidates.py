@@ -10,7 +10,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from jax_sparse_pretrain.analysis.comparison import power_terms
 from jax_sparse_pretrain.analysis.comparison.forms import (
   CHINCHILLA,
   DENSITY_POWER,
@@ -23,8 +22,8 @@ from jax_sparse_pretrain.analysis.comparison.frantar import (
   fit_density_power_law,
   fit_frantar_law,
 )
+from jax_sparse_pretrain.analysis.fitting import plateau, power_terms
 from jax_sparse_pretrain.analysis.fitting.fit import fit_scaling_law
-from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.runs.table import Runs
 
 
@@ -74,41 +73,36 @@ class Candidate:
 
 
 def _fit(form: Form, kind: str, fitter: Callable) -> Callable:
-  """`Candidate.fit` from (runs, delta) -> law, objective, law -> warnings."""
+  """`Candidate.fit` from a fitter.
+
+  That takes runs, the factors of `form` and delta, and gives a law, another
+  that fits as well (or None), the objective and () -> warnings.
+  """
 
   def factors(runs: Runs) -> np.ndarray:
     columns = runs.parameters(kind), 1 - runs.sparsity, runs.tokens
     return form.factors(*map(np.log, columns))
 
   def fit(runs: Runs, delta: float) -> Fitted:
-    law, objective, warnings = fitter(runs, delta)
-    found = form.terms(law)
-    other = power_terms.settled(
-      factors(runs), runs.loss, delta, form.bounds, *found
-    )
+    law, other, objective, warnings = fitter(runs, factors(runs), delta)
 
-    def log_loss(runs: Runs, terms=other or found) -> np.ndarray:
-      return power_terms.log_loss(*terms, factors(runs))
+    def log_loss(runs: Runs, law: Law = law) -> np.ndarray:
+      return power_terms.log_loss(*form.terms(law), factors(runs))
 
     def spread(runs: Runs) -> float:
-      return float(np.abs(log_loss(runs) - log_loss(runs, found)).max())
+      return float(np.abs(log_loss(runs) - log_loss(runs, other or law)).max())
 
-    law = form.law(*other) if other else law
-    return Fitted(law, objective, log_loss, spread, lambda: warnings(law))
+    return Fitted(law, objective, log_loss, spread, warnings)
 
   return fit
 
 
 def _chinchilla(kind: str) -> Candidate:
-  def fitter(runs: Runs, delta: float):
+  def fitter(runs: Runs, factors: np.ndarray, delta: float):
     found = fit_scaling_law(
       runs.parameters(kind), runs.tokens, runs.loss, delta=delta
     )
-
-    def warnings(law: ScalingLaw) -> tuple[str, ...]:
-      return dataclasses.replace(found, law=law).warnings
-
-    return found.law, found.objective, warnings
+    return found.law, found.other, found.objective, lambda: found.warnings
 
   formula = f'E + A / N_{kind}^alpha + B / D^beta'
   fit = _fit(CHINCHILLA, kind, fitter)
@@ -116,20 +110,25 @@ def _chinchilla(kind: str) -> Candidate:
 
 
 def _with_sparsity(form: Form, kind: str, fit_law, bounds) -> Callable:
-  def fitter(runs: Runs, delta: float):
+  def fitter(runs: Runs, factors: np.ndarray, delta: float):
     columns = runs.parameters(kind), runs.sparsity, runs.tokens, runs.loss
     law, objective = fit_law(*columns, delta=delta)
-    return law, objective, lambda law: _at_bounds(law.as_dict(), bounds)
+    settled = plateau.settled(
+      factors, runs.loss, delta, form.bounds, *form.terms(law)
+    )
+    law, other = (form.law(*settled), law) if settled else (law, None)
+    return law, other, objective, lambda: _at_bounds(law.as_dict(), bounds)
 
   return _fit(form, kind, fitter)
 
 
-def _at_bounds(coefficients: dict[str, float], exponents) -> tuple[str, ...]:
+def _at_bounds(coefficients: dict[str, float], pure) -> tuple[str, ...]:
+  """Sizes have units and reach zero; the solver only nears other bounds."""
   sentences = []
   for name, value in coefficients.items():
-    low, high = exponents.get(name, (0.0, np.inf))
-    for end in (low, high):
-      if abs(value - end) <= 1e-6:
+    for end in pure.get(name, (0.0,)):
+      near = 1e-6 if name in pure else 0.0
+      if abs(value - end) <= near:
         sentences.append(f'{name} is at its bound of {end:g}')
   return tuple(sentences)
 
@@ -146,7 +145,7 @@ CANDIDATES = (
       DENSITY_POWER,
       'initial',
       fit_density_power_law,
-      {'alpha': FALLS, 'beta': FALLS},
+      {'alpha': FALLS, 'beta': FALLS, 'c': (0.0,)},
     ),
   ),
   Candidate(

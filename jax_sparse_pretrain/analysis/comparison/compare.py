@@ -150,16 +150,16 @@ def _compared(
 def _errors_outside(candidate, runs, split, notes, delta):
   """(n,), NaN for runs that are not predicted."""
   errors = np.full(len(runs), np.nan)
-  pairs = [(runs.select(a), runs.select(b)) for a, b in split.folds]
-  for train, test in pairs:
-    reason = why_not(candidate, train, test)
+  for fold in split.folds:
+    reason = why_not(candidate, runs.select(fold.train), runs.select(fold.test))
     if reason:
-      notes.append((candidate.name, split.name, reason))
+      notes.append((candidate.name, split.name, fold.name + reason))
       return errors
   spread = 0.0
-  for (train, test), (_, where) in zip(pairs, split.folds, strict=True):
-    fitted = candidate.fit(train, delta)
-    errors[where] = fitted.log_loss(test) - np.log(test.loss)
+  for fold in split.folds:
+    fitted = candidate.fit(runs.select(fold.train), delta)
+    test = runs.select(fold.test)
+    errors[fold.test] = fitted.log_loss(test) - np.log(test.loss)
     spread = max(spread, fitted.spread(test))
   notes += _plateau(candidate, split.name, spread)
   return errors

@@ -13,6 +13,7 @@ import numpy as np
 
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.fitting.objective import MAX_EXPONENT
+from jax_sparse_pretrain.analysis.fitting.plateau import chinchilla_factors
 
 # Slower than this, a power cannot be told from a constant; and e and c, which
 # are quotients by an exponent, stay finite.
@@ -106,9 +107,8 @@ def _log(*sizes: float) -> np.ndarray:
     return np.log(sizes)
 
 
-# Of A, B and E in alpha and beta.
 CHINCHILLA = Form(
-  lambda x, q, y: np.array([[x, 0 * x], [0 * x, y], [0 * x, 0 * x]]),
+  lambda x, q, y: chinchilla_factors(x, y),
   [(0.0, MAX_EXPONENT)] * 2,
   lambda law: (_log(law.A, law.B, law.E), np.array([law.alpha, law.beta])),
   _chinchilla_law,

@@ -2,14 +2,13 @@
 
 import numpy as np
 
-from jax_sparse_pretrain.analysis.comparison import power_terms
 from jax_sparse_pretrain.analysis.comparison.forms import (
   DENSITY_POWER,
   FRANTAR,
   DensityPowerLaw,
   FrantarLaw,
 )
-from jax_sparse_pretrain.analysis.fitting import design
+from jax_sparse_pretrain.analysis.fitting import design, power_terms
 
 
 def fit_frantar_law(
@@ -74,6 +73,5 @@ def _checked(parameters, sparsity, tokens, loss, n_coefficients, delta):
       f'{len(loss)} rows: a law of {n_coefficients} coefficients needs at '
       f'least {n_coefficients}'
     )
-  if not (np.isfinite(delta) and delta > 0):
-    raise ValueError(f'delta {delta}: must be positive and finite')
+  delta = design.check_delta(delta)
   return np.log(n), np.log1p(-sparsity), np.log(d), loss

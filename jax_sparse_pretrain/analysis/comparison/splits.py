@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_sparse_pretrain.analysis.comparison.candidates import Candidate
+from jax_sparse_pretrain.analysis.fitting import design
 from jax_sparse_pretrain.analysis.fitting.law import FLOPS
 from jax_sparse_pretrain.analysis.runs.table import Runs
 
@@ -17,18 +18,25 @@ LARGEST, TIE = 0.25, 0.02
 ENOUGH = 3
 
 
+class Fold(NamedTuple):
+  """Masks over the runs to fit and to predict, and a name if it has one."""
+
+  train: np.ndarray
+  test: np.ndarray
+  name: str = ''
+
+
 class Split(NamedTuple):
   """Runs to fit and runs to predict, once or several times.
 
   Attributes:
     name: of the test.
-    folds: (to fit, to predict), masks over the runs; none if there is no
-      such test.
+    folds: none if there is no such test.
     about: which runs are predicted, or why there is no test.
   """
 
   name: str
-  folds: tuple[tuple[np.ndarray, np.ndarray], ...]
+  folds: tuple[Fold, ...]
   about: str
 
 
@@ -45,7 +53,10 @@ def one_sparsity(runs: Runs) -> Split:
   values = np.unique(level)
   if len(values) < 2:
     return Split(name, (), f'all runs have sparsity {values[0]:g}')
-  folds = tuple((level != value, level == value) for value in values)
+  folds = tuple(
+    Fold(level != value, level == value, f'without {value:g}: ')
+    for value in values
+  )
   return Split(name, folds, 'each sparsity predicted from all others')
 
 
@@ -64,7 +75,7 @@ def largest_compute(runs: Runs) -> Split:
     f'the {test.sum()} runs from {compute[test].min():.2e} FLOPs (6 N_avg D) '
     'on predicted from those below'
   )
-  return Split(name, ((~test, test),), about)
+  return Split(name, (Fold(~test, test),), about)
 
 
 def dense_to_sparse(runs: Runs) -> Split:
@@ -77,7 +88,7 @@ def dense_to_sparse(runs: Runs) -> Split:
     which = 'sparse' if dense.all() else 'dense'
     return Split(name, (), f'there are no {which} runs')
   about = f'{(~dense).sum()} sparse runs predicted from {dense.sum()} dense'
-  return Split(name, ((dense, ~dense),), about)
+  return Split(name, (Fold(dense, ~dense),), about)
 
 
 SPLITS = {
@@ -96,17 +107,18 @@ def why_not(candidate: Candidate, train: Runs, test: Runs) -> str | None:
     there = len(np.unique(levels(train)))
     if there < candidate.n_sparsities:
       return f'it takes {candidate.n_sparsities} sparsities to fit, not {there}'
-  kind = candidate.kind
+  kind, n_different = candidate.kind, []
   for what, known, asked in (
     ('parameter', train.parameters(kind), test.parameters(kind)),
     ('token', train.tokens, test.tokens),
   ):
-    values = _distinct(known)
-    if len(values) < ENOUGH and not np.isin(_distinct(asked), values).all():
-      return f'{len(values)} {what} counts to fit do not tell of others'
+    level = design.levels(np.log(np.concatenate([known, asked])))
+    values, others = np.unique(level[:n]), np.unique(level[n:])
+    n_different.append(len(values))
+    if len(values) < ENOUGH and not np.isin(others, values).all():
+      one = f'one {what} count to fit does'
+      some = f'{len(values)} {what} counts to fit do'
+      return f'{one if len(values) == 1 else some} not tell of others'
+  if max(n_different) == 1:
+    return 'all runs to fit are at one (N, D)'
   return None
-
-
-def _distinct(counts: np.ndarray) -> np.ndarray:
-  """To a thousandth, in logarithms."""
-  return np.unique(np.round(np.log(counts), 3))

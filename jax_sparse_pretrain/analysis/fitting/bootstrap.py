@@ -1,23 +1,21 @@
-"""Bootstrap of a fit: resample runs, or groups of runs, and fit again."""
+"""Intervals, and what else there is to say, from laws of resampled runs."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
-from jax_sparse_pretrain.analysis.fitting import identification, starts
-from jax_sparse_pretrain.analysis.fitting.design import Design
+from jax_sparse_pretrain.analysis.fitting.design import SAME_COUNT
+from jax_sparse_pretrain.analysis.fitting.identification import (
+  FEW,
+  listed,
+  shown,
+)
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
-from jax_sparse_pretrain.analysis.fitting.objective import NAMES, residuals
-from jax_sparse_pretrain.analysis.fitting.search import NOTHING, SAME, scattered
-from jax_sparse_pretrain.analysis.fitting.solver import minimise
+from jax_sparse_pretrain.analysis.fitting.objective import NAMES
 
-# Residuals of so many deltas make the objective nearly piecewise linear,
-# with optima next to each other that no grid of starts tells apart.
-MANY_DELTAS = 10.0
-# One resample of so many tries a second start in any case.
-PROBE_EVERY = 20
-# Where there are several optima: how far each round of starts is scattered.
-ROUNDS = (0.03, 0.15, 0.4, 0.03, 0.15, 0.4)
+# Of a product such as 40 * 0.05.
+ROUNDING = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,27 +27,30 @@ class Bootstrap:
     objectives: of each fit, (n,).
     counts: how often each given row was drawn, (n, m), in canonical order.
     unidentified: coefficients which a resample leaves open, (n, 5), bool.
+    n_groups: how many runs, or groups of them, were drawn from.
+    ranges: lowest and highest N, and D, of the runs, (2, 2).
   """
 
   laws: np.ndarray
   objectives: np.ndarray
   counts: np.ndarray
   unidentified: np.ndarray
+  n_groups: int
+  ranges: np.ndarray
 
   def intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
     """Percentile interval of each coefficient.
 
     A resample that leaves a coefficient open could have had any value of it.
     So it counts as 0 for the lower end and as infinite for the upper: a few
-    widen the interval, and more than the level allows open it.
+    widen the interval, and more than the level allows open it. So do fewer
+    resamples than the level takes: one beyond each end.
 
     Raises:
       ValueError: for a level outside (0, 1).
     """
     check_level(level)
-    low = np.where(self.unidentified, 0.0, self.laws)
-    high = np.where(self.unidentified, np.inf, self.laws)
-    lows, highs = _percentiles(low, high, level)
+    lows, highs = _percentiles(self.laws, self.unidentified, level)
     return {
       name: (float(a), float(b))
       for name, a, b in zip(NAMES, lows, highs, strict=True)
@@ -60,7 +61,9 @@ class Bootstrap:
   ) -> tuple[np.ndarray, np.ndarray]:
     """Percentile interval of the predicted loss, each of shape (k,).
 
-    Of the law alone, without the noise of a run.
+    Of the law alone, without the noise of a run. Outside the N of the runs,
+    or outside their D, a resample that leaves the exponent open could have
+    predicted anything, and counts as in `intervals`.
 
     Raises:
       ValueError: for a level outside (0, 1), or sizes that are not positive.
@@ -70,7 +73,12 @@ class Bootstrap:
       np.atleast_1d(parameters), np.atleast_1d(tokens)
     )
     losses = np.stack([law.loss(parameters, tokens) for law in self])
-    return _percentiles(losses, losses, level)
+    anything = np.zeros(losses.shape, bool)
+    for term, sizes in enumerate((parameters, tokens)):
+      low, high = np.log(self.ranges[term]) + [-SAME_COUNT, SAME_COUNT]
+      outside = (np.log(sizes) < low) | (np.log(sizes) > high)
+      anything |= self.unidentified[:, [3 + term]] & outside
+    return _percentiles(losses, anything, level)
 
   def correlations(self) -> np.ndarray:
     """Between the coefficients over the resamples, A and B as logarithms.
@@ -84,113 +92,55 @@ class Bootstrap:
 
   @property
   def warnings(self) -> tuple[str, ...]:
-    """Sentences on the resamples that leave something open."""
-    counts = self.unidentified.sum(axis=0)
-    return tuple(
-      f'{count} of {len(self.laws)} resamples do not identify {name}'
-      for name, count in zip(NAMES, counts, strict=True)
-      if count
-    )
+    """`warnings_at` the level of 95 %."""
+    return self.warnings_at(0.95)
+
+  def warnings_at(self, level: float) -> tuple[str, ...]:
+    """Sentences on what resamples leave open, or are too few for."""
+    return tuple(self._sentences(level))
+
+  def _sentences(self, level: float) -> Iterator[str]:
+    n, by_count = len(self.laws), {}
+    for name, count in zip(NAMES, self.unidentified.sum(axis=0), strict=True):
+      by_count.setdefault(int(count), []).append(name)
+    by_count.pop(0, None)
+    for count, names in by_count.items():
+      do = 'does' if count == 1 else 'do'
+      yield f'{count} of {n} resamples {do} not identify {listed(names)}'
+    if _are_few(n, level):
+      needed = int(np.ceil(2 / (1 - level) * (1 - ROUNDING)))
+      are = 'resample is' if n == 1 else 'resamples are'
+      yield f'{n} {are} too few for {shown(level)}: it takes {needed}'
+    if self.n_groups < FEW:
+      yield (
+        f'{self.n_groups} runs, or groups of runs, are few to resample: '
+        'bootstrap intervals are too narrow'
+      )
 
   def __iter__(self):
     return (ScalingLaw(*map(float, law)) for law in self.laws)
 
 
-def bootstrap(
-  design: Design,
-  theta: np.ndarray,
-  delta: float,
-  n_resamples: int,
-  seed: int,
-) -> Bootstrap:
-  """Fits resamples of the rows, or of the groups of the design.
+def _percentiles(values, are_open, level):
+  """Outward to the next value, so that infinite ones need no interpolation.
 
-  Args:
-    design: the data.
-    theta: the optimum of the data, (5,), where the resamples start.
-    delta: of the Huber loss.
-    n_resamples: how many.
-    seed: of the draws, which do not depend on the order of the given rows.
-
-  Raises:
-    ValueError: if there is nothing to resample.
+  Open values count as 0 for the lower end and as infinite for the upper.
   """
-  if n_resamples < 1:
-    raise ValueError(f'n_resamples {n_resamples}: must be at least 1')
-  rng = np.random.default_rng(seed)
-  counts = _draw(design, n_resamples, rng)
-  found, f = _refit(design, theta, delta, counts.astype(float), rng)
-  return Bootstrap(
-    laws=design.coefficients(found),
-    objectives=f,
-    counts=counts,
-    unidentified=identification.unidentified(
-      design, counts.astype(float), found
-    ),
+  are_open = are_open | _are_few(len(values), level)
+  low, high = (
+    np.where(are_open, 0.0, values),
+    np.where(are_open, np.inf, values),
   )
-
-
-def _draw(design: Design, n: int, rng: np.random.Generator) -> np.ndarray:
-  """How often each row is drawn, (n, m)."""
-  m = len(design.rows.x)
-  groups = np.arange(m) if design.groups is None else design.groups
-  k = int(groups.max()) + 1
-  picks = rng.integers(0, k, size=(n, k))
-  picks += k * np.arange(n)[:, None]
-  counts = np.bincount(picks.ravel(), minlength=n * k).reshape(n, k)
-  return counts[:, groups]
-
-
-def _refit(design, theta, delta, weights, rng):
-  """The best optimum of each resample from several starts.
-
-  The first start is the optimum of all data, the second the resample's own
-  best point of a grid of exponents. Where that point is next to the optimum
-  found, the second would end there too and is skipped, but for a probe. If a
-  second start ends elsewhere, or residuals are of many deltas, there are
-  several optima: then every resample has both, and starts around the best.
-  """
-  rows = design.rows
-  everyone = np.ones(len(weights), bool)
-  first = np.broadcast_to(theta, (len(weights), 5))
-  found, f = minimise(first, rows, delta, weights)
-  own = starts.projected(rows, weights, theta)
-  before, after = (np.maximum(each[:, 3:], 1e-9) for each in (own, found))
-  far = (np.abs(np.log(before / after)) > starts.COARSE_STEP).any(axis=1)
-  far[::PROBE_EVERY] = True
-  data = (rows, delta, weights)
-  is_hard = _improve(found, f, own, far, *data)
-  is_hard |= np.median(np.abs(residuals(theta, rows))) > MANY_DELTAS * delta
-  if is_hard:
-    _improve(found, f, own, ~far, *data)
-    for spread in ROUNDS:
-      _improve(found, f, scattered(found, spread, rng), everyone, *data)
-  return found, f
-
-
-def _improve(found, f, start, which, rows, delta, weights) -> bool:
-  """Replaces optima, in place, by better ones from other starts.
-
-  Returns whether a start ended elsewhere, better or worse.
-  """
-  if not which.any():
-    return False
-  theta, again = minimise(start[which], rows, delta, weights[which])
-  old = f[which]
-  better = again < old
-  index = np.flatnonzero(which)[better]
-  found[index], f[index] = theta[better], again[better]
-  same = np.abs(again - old) <= SAME * old + NOTHING
-  return not bool(same.all())
-
-
-def _percentiles(low, high, level):
-  """Outward to the next value, so that infinite ones need no interpolation."""
   tail = (1 - level) / 2
   return (
     np.quantile(low, tail, axis=0, method='lower'),
     np.quantile(high, 1 - tail, axis=0, method='higher'),
   )
+
+
+def _are_few(n: int, level: float) -> bool:
+  """Whether there is less than one resample beyond each end."""
+  return n * (1 - level) / 2 < 1 - ROUNDING
 
 
 def check_level(level: float) -> None:

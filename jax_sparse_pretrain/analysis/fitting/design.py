@@ -6,12 +6,15 @@ parameters and tokens are counted.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
 from jax_sparse_pretrain.analysis.fitting.objective import NAMES, Rows
 
 N_COEFFICIENTS = len(NAMES)
+# In logarithms: counts of one setting differ by roundings.
+SAME_COUNT = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +33,21 @@ class Design:
   pivots: tuple[float, float, float]
   groups: np.ndarray | None = None
 
+  @functools.cached_property
+  def levels(self) -> np.ndarray:
+    """Which of the different N, and of the D, each row has: (m, 2)."""
+    return np.stack([levels(self.rows.x), levels(self.rows.y)], axis=1)
+
   @property
   def distinct(self) -> tuple[int, int]:
     """Numbers of different N and of different D."""
-    return len(np.unique(self.rows.x)), len(np.unique(self.rows.y))
+    x, y = self.levels.max(axis=0) + 1
+    return int(x), int(y)
+
+  @property
+  def n_places(self) -> int:
+    """Number of different (N, D)."""
+    return len(np.unique(self.levels, axis=0))
 
   def coefficients(self, theta: np.ndarray) -> np.ndarray:
     """(..., 5) of the solver -> E, A, B, alpha, beta in nats."""
@@ -57,6 +71,35 @@ class Design:
     E, A, B, alpha, beta = coefficients
     shrunk = [E, A * np.exp(-alpha * at_x), B * np.exp(-beta * at_y)]
     return np.array([*(np.array(shrunk) / np.exp(at_z)), alpha, beta])
+
+
+def levels(logs: np.ndarray) -> np.ndarray:
+  """Index of the level of each of some logarithms of counts, from below.
+
+  A level begins at the lowest value that is in none yet, and holds all that
+  are within a thousandth of it.
+  """
+  index, level, begin = np.empty(len(logs), int), -1, -np.inf
+  for i in np.argsort(logs, kind='stable'):
+    if logs[i] > begin + SAME_COUNT:
+      level, begin = level + 1, logs[i]
+    index[i] = level
+  return index
+
+
+def check_delta(delta) -> float:
+  """Delta of the Huber loss as a float.
+
+  Raises:
+    ValueError: for a delta that is not a positive, finite number.
+  """
+  try:
+    number = float(delta)
+  except (TypeError, ValueError):
+    number = np.nan
+  if not (np.isfinite(number) and number > 0):
+    raise ValueError(f'delta {delta!r}: must be positive and finite')
+  return number
 
 
 def check(parameters, tokens, loss) -> dict[str, np.ndarray]:

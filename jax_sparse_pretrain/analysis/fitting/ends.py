@@ -25,8 +25,8 @@ class Side:
   """
 
   def __init__(self, start: np.ndarray, column: int, sign: int):
-    self.start, self.point, self.column = start, start, column
-    self.sign = sign
+    self.start, self.column, self.sign = start, column, sign
+    self.point = self.kept = start
     self.room = self._room()
     self.distance = min(FIRST[column], self.room)
     self.inner, self.outer = (0.0, 0.0), None
@@ -49,8 +49,14 @@ class Side:
     return max(value + move, 0.0)
 
   def trials(self, others: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """The coefficient at its next value; the rest from the last answer."""
-    theta, column = np.vstack([self.point, others]), self.column
+    """The coefficient at its next value; the rest from answers so far.
+
+    From the last one, from the last that was not refused and from the others.
+    A trial far too far may lose a term, and with it all gradient to find it
+    again: its answer alone is no place to go on from.
+    """
+    column = self.column
+    theta = np.vstack([self.point, self.kept, others])
     value = self.value()
     if column in (1, 2):
       # The exponent goes along: the term stays as it was at the centre of
@@ -69,7 +75,7 @@ class Side:
     """The best point with the coefficient held there, and its height."""
     self.point = point
     if height < 1:
-      self.inner = (self.distance, height)
+      self.inner, self.kept = (self.distance, height), point
       self.open = self.distance >= self.room
     else:
       self.outer = (self.distance, height)

@@ -9,6 +9,7 @@ delta 1e-3. A sum: a mean makes optimizers stop early (Besiroglu et al., arXiv
 import dataclasses
 import functools
 import json
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -16,13 +17,20 @@ from jax_sparse_pretrain.analysis.fitting import design as designs
 from jax_sparse_pretrain.analysis.fitting import grid, identification, search
 from jax_sparse_pretrain.analysis.fitting.bootstrap import (
   Bootstrap,
-  bootstrap,
   check_level,
 )
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
+from jax_sparse_pretrain.analysis.fitting.objective import huber, residuals
+from jax_sparse_pretrain.analysis.fitting.plateau import settled_theta
 from jax_sparse_pretrain.analysis.fitting.profile import profile_intervals
+from jax_sparse_pretrain.analysis.fitting.resampling import bootstrap
+from jax_sparse_pretrain.analysis.fitting.solver import minimise
 
 METHODS = ('global', 'grid')
+# Part of the objective to which it is that of the law, and an optimum.
+UNFINISHED = 1e-6
+# Of a residual.
+ROUNDING = 1e-13
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,6 +44,8 @@ class ScalingLawFit:
     parameters: N of each run, (m,).
     tokens: D of each run, (m,).
     loss: measured, in nats, (m,).
+    other: a law that fits as well and predicts otherwise, where there are
+      many; of these, `law` has the least squared error. None if it is alone.
   """
 
   law: ScalingLaw
@@ -44,6 +54,7 @@ class ScalingLawFit:
   parameters: np.ndarray
   tokens: np.ndarray
   loss: np.ndarray
+  other: ScalingLaw | None = None
 
   @property
   def residuals(self) -> np.ndarray:
@@ -57,18 +68,46 @@ class ScalingLawFit:
     """Root mean square of the residuals."""
     return float(np.sqrt(np.mean(np.sort(self.residuals**2))))
 
-  @functools.cached_property
+  @property
   def warnings(self) -> tuple[str, ...]:
+    """`warnings_at` the level of 95 %."""
+    return self.warnings_at(0.95)
+
+  def warnings_at(self, level: float) -> tuple[str, ...]:
     """Sentences on coefficients which the data do not identify.
 
     From the design (how many N and D there are, and whether they move
-    together), from bounds, and from open 95 % profile intervals.
+    together), from other laws that fit as well, from bounds, and from
+    profile intervals of the level that are open.
     """
     return (
       *identification.design_warnings(self._design),
+      *self._optimum_warnings(),
       *identification.bound_warnings(self._design, self.law),
-      *identification.interval_warnings(self.intervals(), 0.95),
+      *identification.interval_warnings(self.intervals(level), level),
     )
+
+  def _optimum_warnings(self) -> Iterator[str]:
+    if self.other:
+      laws = np.log(
+        [
+          law.loss(self.parameters, self.tokens)
+          for law in (self.law, self.other)
+        ]
+      )
+      yield (
+        'many laws fit equally well; that of least squared error is given; '
+        f'others differ from it by {np.abs(laws[0] - laws[1]).max():.2%} of '
+        'the loss or more'
+      )
+      return
+    start = self._design.theta(self._coefficients)
+    _, (lower,) = minimise(start[None], self._design.rows, self.delta)
+    if lower < self.objective * (1 - UNFINISHED) - search.NOTHING:
+      yield (
+        f'the objective is {1 - lower / self.objective:.1%} above an optimum: '
+        'the search for it did not end'
+      )
 
   def bootstrap(
     self, n_resamples: int = 4000, seed: int = 0, groups=None
@@ -97,8 +136,12 @@ class ScalingLawFit:
       ValueError: for a level outside (0, 1).
     """
     check_level(level)
-    theta = self._design.theta(self._coefficients)
-    return profile_intervals(self._design, theta, self.delta, level)
+    if level not in self._profiles:
+      theta = self._design.theta(self._coefficients)
+      self._profiles[level] = profile_intervals(
+        self._design, theta, self.delta, level
+      )
+    return dict(self._profiles[level])
 
   def to_json(self) -> str:
     """All of it as JSON, floats to the last bit."""
@@ -106,6 +149,7 @@ class ScalingLawFit:
       'law': self.law.as_dict(),
       'objective': self.objective,
       'delta': self.delta,
+      'other': self.other and self.other.as_dict(),
     }
     for name in ('parameters', 'tokens', 'loss'):
       values[name] = getattr(self, name).tolist()
@@ -116,16 +160,30 @@ class ScalingLawFit:
     """The inverse of `to_json`.
 
     Raises:
-      ValueError: for text that `to_json` did not write.
+      ValueError: for text that `to_json` did not write, and for an objective
+        that is not that of the law.
     """
     try:
       values = json.loads(text)
       data = [values[name] for name in ('parameters', 'tokens', 'loss')]
       law = ScalingLaw.from_dict(values['law'])
-      numbers = float(values['objective']), float(values['delta'])
-    except (KeyError, TypeError, AttributeError) as error:
+      objective, other = float(values['objective']), values['other']
+      delta = designs.check_delta(values['delta'])
+      other = other and ScalingLaw.from_dict(other)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
       raise ValueError(f'not a fit: {error!r}') from None
-    return cls(law, *numbers, **designs.check(*data))
+    fit = cls(law, objective, delta, **designs.check(*data), other=other)
+    total = float(huber(fit.residuals, delta).sum())
+    rounding = ROUNDING * delta * len(fit.loss)
+    if not abs(objective - total) <= UNFINISHED * total + rounding:
+      raise ValueError(
+        f'not a fit: objective {objective}: the law and the runs have {total}'
+      )
+    return fit
+
+  @functools.cached_property
+  def _profiles(self) -> dict[float, dict[str, tuple[float, float]]]:
+    return {}
 
   @functools.cached_property
   def _design(self) -> designs.Design:
@@ -162,26 +220,37 @@ def fit_scaling_law(
   Raises:
     ValueError: for fewer runs than coefficients, columns of different
       lengths, values or a delta that are not positive and finite, naming the
-      row, and for an unknown method.
+      row, for runs that are all at one (N, D), and for an unknown method.
   """
   columns = designs.check(parameters, tokens, loss)
-  if not (np.isfinite(delta) and delta > 0):
-    raise ValueError(f'delta {delta}: must be positive and finite')
+  delta = designs.check_delta(delta)
   if method not in METHODS:
     raise ValueError(f'method {method!r}: must be one of {METHODS}')
   design = designs.make(**columns)
+  if design.n_places == 1:
+    raise ValueError(
+      f'all {len(design.order)} runs are at one (N, D): they hold no law'
+    )
   if method == 'grid':
     law, objective = grid.search(design.rows, design.pivots, delta)
+    theta = design.theta(np.array(list(law.as_dict().values())))
   else:
     theta, objective = search.lowest(design.rows, delta)
     law = ScalingLaw(*map(float, design.coefficients(theta)))
-  return ScalingLawFit(law, objective, float(delta), **columns)
+  other, settled = None, settled_theta(design.rows, delta, theta)
+  if settled is not None:
+    other, law = law, ScalingLaw(*map(float, design.coefficients(settled)))
+    objective = float(huber(residuals(settled, design.rows), delta).sum())
+  return ScalingLawFit(law, objective, delta, **columns, other=other)
 
 
 def _group_indices(groups, m: int) -> np.ndarray:
   labels = np.asarray(groups)
   if labels.shape != (m,):
     raise ValueError(f'groups of shape {labels.shape}: must be ({m},)')
+  for row, label in enumerate(labels):
+    if label is None or label != label:
+      raise ValueError(f'row {row + 1}: group {label}: must be a label')
   names, indices = np.unique(labels, return_inverse=True)
   if len(names) < 2:
     raise ValueError(

@@ -7,7 +7,7 @@ the bound of the exponents has that of the bound. All else is for the profile
 to say: an interval that is open on a side.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,27 +19,38 @@ from jax_sparse_pretrain.analysis.fitting.objective import MAX_EXPONENT
 NEGLIGIBLE = 1e-9
 # Correlation of log N and log D above which they are one variable.
 TOGETHER = 0.9999
+# Fewer runs, or groups of them, do not show their own scatter.
+FEW = 10
 TERMS = (
-  ('A', 'alpha', 'parameters', 'parameter counts'),
-  ('B', 'beta', 'tokens', 'token counts'),
+  ('A', 'alpha', 'parameters', 'parameter count'),
+  ('B', 'beta', 'tokens', 'token count'),
 )
 
 
 def design_warnings(design: Design) -> list[str]:
-  """On how many different N and D there are, and whether they are tied."""
+  """On how many runs, N and D there are, and whether N and D are tied."""
+  m, places = len(design.rows.x), design.n_places
   sentences = []
+  if places < N_COEFFICIENTS:
+    sentences.append(
+      f'runs at {places} places (N, D) do not identify '
+      f'{N_COEFFICIENTS} coefficients'
+    )
+  elif m < FEW:
+    sentences.append(
+      f'{m} runs are few for {N_COEFFICIENTS} coefficients: intervals are rough'
+    )
   for count, (size, exponent, _, what) in zip(
     design.distinct, TERMS, strict=True
   ):
     names = f'E, {size} and {exponent}'
     if count < 3:
-      sentences.append(
-        f'{count} different {what} do not identify {names}: it takes three'
-      )
+      who = f'{count} different {what}s do' if count > 1 else f'one {what} does'
+      sentences.append(f'{who} not identify {names}: it takes three')
     elif count == 3:
       sentences.append(
-        f'three different {what} only just identify {names}: any three losses '
-        'lie on such a curve'
+        f'three different {what}s only just identify {names}: any three '
+        'losses lie on such a curve'
       )
   x, y = design.rows.x, design.rows.y
   tied = min(design.distinct) > 1 and abs(np.corrcoef(x, y)[0, 1]) > TOGETHER
@@ -52,20 +63,21 @@ def design_warnings(design: Design) -> list[str]:
 
 
 def bound_warnings(design: Design, law: ScalingLaw) -> list[str]:
-  """On coefficients at a bound."""
+  """On coefficients at a bound, where the design could tell that."""
   sentences, values = [], law.as_dict()
-  if law.E == 0:
+  counts = design.distinct
+  if law.E == 0 and min(counts) > 2:
     sentences.append('E is at its bound of 0: nothing shows a floor')
   theta = design.theta(np.array(list(values.values())))
-  for fall, (size, exponent, what, _) in zip(
-    falls(design, theta), TERMS, strict=True
+  for count, fall, (size, exponent, what, _) in zip(
+    counts, falls(design, theta), TERMS, strict=True
   ):
-    if fall < NEGLIGIBLE:
+    if count > 1 and fall < NEGLIGIBLE:
       sentences.append(
         f'the loss does not fall with {what}: {size} and {exponent} mean '
         'nothing'
       )
-    elif values[exponent] >= MAX_EXPONENT:
+    elif count > 2 and values[exponent] >= MAX_EXPONENT:
       sentences.append(
         f'{exponent} is at its bound of {MAX_EXPONENT:g}: {size} and '
         f'{exponent} are those of the bound, not of the data'
@@ -76,16 +88,28 @@ def bound_warnings(design: Design, law: ScalingLaw) -> list[str]:
 def interval_warnings(
   intervals: Mapping[str, tuple[float, float]], level: float
 ) -> list[str]:
-  """On open sides of profile intervals."""
-  sentences = []
+  """On open sides of profile intervals, in one sentence."""
+  by_sides: dict[str, list[str]] = {}
   for name, (low, high) in intervals.items():
     sides = ['below'] * (low == 0) + ['above'] * bool(np.isinf(high))
     if sides:
-      sentences.append(
-        f'the data do not bound {name} from {" or ".join(sides)} '
-        f'({level:.0%} profile)'
-      )
-  return sentences
+      by_sides.setdefault(' or '.join(sides), []).append(name)
+  if not by_sides:
+    return []
+  parts = [f'{listed(names)} from {side}' for side, names in by_sides.items()]
+  return [
+    f'the data do not bound {", nor ".join(parts)} ({shown(level)} profile)'
+  ]
+
+
+def shown(level: float) -> str:
+  return f'{level * 100:g} %'
+
+
+def listed(names: Sequence[str]) -> str:
+  """'E, B and beta'."""
+  *most, last = names
+  return f'{", ".join(most)} and {last}' if most else last
 
 
 def falls(design: Design, theta: np.ndarray) -> np.ndarray:
@@ -117,21 +141,20 @@ def unidentified(design: Design, weights: np.ndarray, theta) -> np.ndarray:
     weights: of the rows, (n, m); zero where a row takes no part.
     theta: the fits, (n, 5).
   """
-  x, y = design.rows.x, design.rows.y
-  few = _places(np.stack([x, y], axis=1), weights) < N_COEFFICIENTS
+  few = _places(design.levels, weights) < N_COEFFICIENTS
   open_ = np.repeat(few[:, None], N_COEFFICIENTS, axis=1)
   fall = falls(design, theta)
-  for term, values in enumerate((x, y)):
-    bad = _places(values[:, None], weights) < 3
+  for term in range(2):
+    bad = _places(design.levels[:, [term]], weights) < 3
     bad |= fall[:, term] < NEGLIGIBLE
     bad |= theta[:, 3 + term] >= MAX_EXPONENT
     open_[bad, 0] = open_[bad, 1 + term] = open_[bad, 3 + term] = True
   return open_
 
 
-def _places(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-  """How many different rows of values (m, k) have weight: (n,)."""
-  _, index = np.unique(values, axis=0, return_inverse=True)
+def _places(levels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+  """How many different rows of levels (m, k) have weight: (n,)."""
+  _, index = np.unique(levels, axis=0, return_inverse=True)
   order = np.argsort(index, kind='stable')
   starts = np.flatnonzero(np.diff(index[order], prepend=-1))
   return (np.add.reduceat(weights[:, order], starts, axis=1) > 0).sum(axis=1)

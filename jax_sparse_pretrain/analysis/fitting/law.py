@@ -12,6 +12,8 @@ import numpy as np
 
 # FLOPs a parameter and a token: two forward, four backward.
 FLOPS = 6.0
+# Of logarithms of numbers that a float can hold.
+LARGEST = 700.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,35 +61,42 @@ class ScalingLaw:
 
     Raises:
       ValueError: for compute that is not positive, and for a law without
-        such an optimum, since one of its terms is constant.
+        such an optimum, since one of its terms is constant, or nearly so.
     """
     self._check_trade('an optimum')
-    budget = _positive('compute', compute) / FLOPS
-    total = self.alpha + self.beta
-    parameters = self._balance() * budget ** (self.beta / total)
-    tokens = budget / parameters
-    if budget.ndim:
-      return parameters, tokens
-    return float(parameters), float(tokens)
+    budget = np.log(_positive('compute', compute) / FLOPS)
+    share = self.beta / (self.alpha + self.beta)
+    parameters = self._balance() + share * budget
+    return (
+      self._finite('parameters', parameters),
+      self._finite('tokens', budget - parameters),
+    )
 
-  def compute_for(self, loss: float) -> float:
-    """Least FLOPs that reach this loss.
+  def compute_for(self, loss) -> np.ndarray | float:
+    """Least FLOPs that reach each loss; a scalar gives a float.
 
     Along the optimum both terms fall as C^-gamma with gamma = alpha beta /
     (alpha + beta), so that the answer is in closed form.
 
     Raises:
-      ValueError: if the loss is not above E, which no compute reaches.
+      ValueError: if a loss is not above E, which no compute reaches, or not
+        finite, and if a term is so flat that no finite compute reaches it.
     """
-    if not loss > self.E:
+    above = np.asarray(loss, dtype=np.float64) - self.E
+    if not np.all((above > 0) & np.isfinite(above)):
       raise ValueError(
-        f'loss {loss}: must be above E = {self.E}; no compute reaches it'
+        f'loss {loss}: must be above E = {self.E} and finite; no compute '
+        'reaches it'
       )
     self._check_trade('a compute for each loss')
     G = self._balance()
-    terms = self.A * G**-self.alpha + self.B * G**self.beta
-    gamma = self.alpha * self.beta / (self.alpha + self.beta)
-    return float(FLOPS * (terms / (loss - self.E)) ** (1 / gamma))
+    terms = np.logaddexp(
+      np.log(self.A) - self.alpha * G, np.log(self.B) + self.beta * G
+    )
+    with np.errstate(over='ignore', invalid='ignore'):
+      steepness = np.divide(1, self.alpha) + np.divide(1, self.beta)
+      budget = (terms - np.log(above)) * steepness
+    return self._finite('compute', np.log(FLOPS) + budget)
 
   def as_dict(self) -> dict[str, float]:
     return dataclasses.asdict(self)
@@ -107,8 +116,19 @@ class ScalingLaw:
     return cls(**{name: float(values[name]) for name in names})
 
   def _balance(self) -> float:
-    ratio = self.alpha * self.A / (self.beta * self.B)
-    return ratio ** (1 / (self.alpha + self.beta))
+    """log G."""
+    logs = np.log([self.alpha, self.A, self.beta, self.B])
+    return float(logs @ [1, 1, -1, -1]) / (self.alpha + self.beta)
+
+  def _finite(self, what: str, logs: np.ndarray) -> np.ndarray | float:
+    """exp, where that is a positive and finite number."""
+    if not np.all(np.abs(logs) < LARGEST):
+      name = min('alpha', 'beta', key=lambda name: getattr(self, name))
+      raise ValueError(
+        f'{name} = {getattr(self, name):g} is too flat: no finite {what}'
+      )
+    values = np.exp(logs)
+    return values if values.ndim else float(values)
 
   def _check_trade(self, what: str) -> None:
     for name in ('A', 'B', 'alpha', 'beta'):

@@ -90,6 +90,44 @@ def derivatives(theta, rows, delta, weights, with_metric):
   return f, gradient, hessian, _squares(mild, X, Y, A, B, rows.basis)
 
 
+def derivatives_of_one(theta, rows, delta, weights):
+  """The same at one theta (5,) for weights (n, m), with the metric."""
+  E, A, B, alpha, beta = theta
+  x, y = rows.x, rows.y
+  X, Y = np.exp(-alpha * x), np.exp(-beta * y)
+  s = E + A * X + B * Y
+  s[s <= 0] = np.nan
+  r = rows.z - np.log(s)
+  psi = np.clip(r, -delta, delta)
+  h = (
+    np.stack([np.ones_like(x), X, Y, -A * x * X, -B * y * Y], axis=-1)
+    / s[:, None]
+  )
+  second = np.zeros((len(x), 5, 5))
+  second[:, 1, 3] = second[:, 3, 1] = -x * X
+  second[:, 2, 4] = second[:, 4, 2] = -y * Y
+  second[:, 3, 3], second[:, 4, 4] = A * x * x * X, B * y * y * Y
+  squares = h[:, :, None] * h[:, None, :]
+  bend, pull, mild = (
+    each[:, None, None]
+    for each in (
+      (psi == r) + psi,
+      psi / s,
+      delta / np.maximum(np.abs(r), delta),
+    )
+  )
+  terms = (
+    psi * (r - psi / 2),
+    -psi[:, None] * h,
+    bend * squares - pull * second,
+    mild * squares,
+  )
+  flat = np.concatenate([each.reshape(len(x), -1) for each in terms], axis=1)
+  f, gradient, hessian, metric = np.split(weights @ flat, [1, 6, 31], axis=1)
+  n = len(weights)
+  return f[:, 0], gradient, hessian.reshape(n, 5, 5), metric.reshape(n, 5, 5)
+
+
 def _slopes(k, X, Y, A, B, basis, hessian):
   """-sum_i k_i h_i: (n, 5); takes sum_i k_i s'' from the Hessian."""
   products = np.empty((3, *k.shape))

@@ -29,6 +29,9 @@ from jax_sparse_pretrain.analysis.fitting.solver import minimise
 
 # Losses are not known to better than this part of themselves.
 ROUNDING = 1e-9
+# Any smaller delta means least absolute deviations as well, and rounding
+# would decide on the share of residuals within it.
+SMALLEST_DELTA = 1e-12
 # A term this steep is gone within a part of the data, where its gradient
 # vanishes: a start at gentler exponents is tried beside it.
 STEEP = 1.0
@@ -49,6 +52,7 @@ def profile_intervals(
     delta: of the Huber loss.
     level: of confidence, in (0, 1).
   """
+  delta = max(delta, SMALLEST_DELTA)
   threshold = _threshold(residuals(theta, design.rows), delta, level)
   ends = np.tile([0.0, np.inf], (5, 1))
   if np.isfinite(threshold):
@@ -70,7 +74,12 @@ def profile_intervals(
 
 
 def _hopeless(design: Design) -> set[int]:
-  """Columns which two different N, or two D, can say nothing about."""
+  """Columns which two different N, or two D, can say nothing about.
+
+  All of them, if the runs are at fewer places than there are coefficients.
+  """
+  if design.n_places < N_COEFFICIENTS:
+    return set(range(N_COEFFICIENTS))
   terms = [term for term, count in enumerate(design.distinct) if count < 3]
   return {column for term in terms for column in (0, 1 + term, 3 + term)}
 
@@ -148,7 +157,7 @@ def _ends(
       break
     theta = np.concatenate([side.trials(others, centres) for side in busy])
     fixed = np.repeat(
-      [np.arange(5) == side.column for side in busy], len(points), axis=0
+      [np.arange(5) == side.column for side in busy], len(points) + 1, axis=0
     )
     theta, f = minimise(theta, rows, delta, fixed=fixed)
     for side, found, height in zip(

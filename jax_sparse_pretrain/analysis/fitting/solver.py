@@ -13,6 +13,7 @@ from jax_sparse_pretrain.analysis.fitting.objective import (
   MAX_EXPONENT,
   Rows,
   derivatives,
+  derivatives_of_one,
   residuals,
 )
 
@@ -25,6 +26,8 @@ ROUGH_TOLERANCE = 1e-3
 MAX_ITERATIONS = 400
 # Damping that is left when rounding alone decides: there is no better point.
 MAX_DAMPING = 1e10
+# Part of the largest entry of a Hessian that is added to its diagonal.
+RIDGE = 1e-12
 # Iterations for which the metric of the damping is kept; any one will do.
 METRIC_EVERY = 8
 # Elements of a chunk of problems times rows: its arrays stay in the cache.
@@ -45,7 +48,8 @@ def minimise(
   afar is of no use.
 
   Args:
-    theta: starts, (n, 5), within the bounds and with s > 0.
+    theta: starts, (n, 5), within the bounds and with s > 0; or one for all
+      of the weights, (5,).
     rows: the data, m rows.
     delta: of the Huber loss, in log loss.
     weights: of the rows, (n, m); ones by default.
@@ -54,6 +58,9 @@ def minimise(
   Returns:
     The optima, (n, 5), and their objectives, (n,).
   """
+  is_one = theta.ndim == 1
+  if is_one:
+    theta = np.broadcast_to(theta, (len(weights), 5))
   if weights is None:
     weights = np.broadcast_to(1.0, (len(theta), len(rows.x)))
   if fixed is None:
@@ -62,11 +69,14 @@ def minimise(
   levels = int(np.clip(np.log10(max(scale, delta) / delta), 0, 12))
   for level in range(levels, 0, -1):
     wide = delta * 10.0**level
-    theta, _ = _newton(theta, rows, wide, weights, fixed, ROUGH_TOLERANCE)
-  return _newton(theta, rows, delta, weights, fixed, TOLERANCE)
+    theta, _ = _newton(
+      theta, rows, wide, weights, fixed, ROUGH_TOLERANCE, is_one
+    )
+    is_one = False
+  return _newton(theta, rows, delta, weights, fixed, TOLERANCE, is_one)
 
 
-def _newton(theta, rows, delta, weights, fixed, tolerance):
+def _newton(theta, rows, delta, weights, fixed, tolerance, is_one):
   """Projected Newton steps, damped where they would not go down.
 
   The damping metric is the Hessian of the quadratic that bounds each Huber
@@ -76,9 +86,13 @@ def _newton(theta, rows, delta, weights, fixed, tolerance):
   active, trial = np.arange(len(theta)), theta
   damping, at = np.full(len(theta), 1e-3), None
   for iteration in range(MAX_ITERATIONS):
-    new = _evaluate(
-      trial, rows, delta, weights, active, iteration % METRIC_EVERY == 0
-    )
+    if is_one and iteration == 0:
+      derived = derivatives_of_one(theta[0], rows, delta, weights)
+      new = _Point(theta, *derived)
+    else:
+      new = _evaluate(
+        trial, rows, delta, weights, active, iteration % METRIC_EVERY == 0
+      )
     if at is None:
       at = new
     else:
@@ -109,14 +123,26 @@ def _step(at, damping, fixed):
   diagonal = np.einsum('nii->ni', matrix)
   # Held coefficients, and those that change nothing, take no step.
   diagonal += ~free
-  diagonal += 1e-14 * np.abs(diagonal).max(axis=1, keepdims=True)
-  step = np.linalg.solve(matrix, gradient[..., None])[..., 0]
+  step = _solved(matrix, gradient, RIDGE)
   trial = np.clip(at.theta - step, LOWER, UPPER)
   gain = (gradient * (at.theta - trial)).sum(axis=1) / 2
   # An uphill step, from a Hessian that is not positive: stay, damp more.
   uphill = gain < 0
   trial[uphill] = at.theta[uphill]
   return trial, np.where(uphill, np.inf, gain)
+
+
+def _solved(matrix, gradient, ridge):
+  """Steps, with a ridge where rounding alone tells coefficients apart.
+
+  An indefinite matrix may be singular in spite of one ridge, not of another.
+  """
+  diagonal = np.einsum('nii->ni', matrix)
+  diagonal += ridge * np.abs(diagonal).max(axis=1, keepdims=True)
+  try:
+    return np.linalg.solve(matrix, gradient[..., None])[..., 0]
+  except np.linalg.LinAlgError:
+    return _solved(matrix, gradient, 100 * ridge)
 
 
 @dataclasses.dataclass

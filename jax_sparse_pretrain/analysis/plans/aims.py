@@ -62,7 +62,7 @@ def make_aim(
       raise ValueError(f'{name} {value}: must be positive and finite')
   budget = given.get('compute')
   if loss is not None:
-    budget = _in_range(lambda: law.compute_for(loss))
+    budget = law.compute_for(loss)
   if final_parameters is None:
     return _of_budget(law, given, budget)
   return _of_size(law, given, budget)

@@ -5,24 +5,20 @@ the same by the law and end smaller (arXiv 2501.12486).
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-
-from jax_sparse_pretrain.analysis.fitting.bootstrap import (
-  Bootstrap,
-  check_level,
-)
+from jax_sparse_pretrain.analysis.fitting.bootstrap import check_level
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.plans.aims import Aim, make_aim
-from jax_sparse_pretrain.analysis.plans.planned_run import PlannedRun
+from jax_sparse_pretrain.analysis.plans.caveats import caveats
 from jax_sparse_pretrain.analysis.plans.planner import Planner
 from jax_sparse_pretrain.analysis.plans.results import RunPlans, SparsePlan
-from jax_sparse_pretrain.analysis.tables import short
+from jax_sparse_pretrain.config import Config
 
 SPARSITIES = (0.2, 0.4, 0.5, 0.6, 0.8, 0.9)
-FAR = 3.0  # times the largest fitted N or D, or below the smallest
+# Of the runs, where nothing else is said: those of the project's C4 configs.
+DEFAULTS = Config()
 
 
 def plan_run(
@@ -32,14 +28,14 @@ def plan_run(
   loss: float | None = None,
   final_parameters: float | None = None,
   sparsities: Sequence[float] = SPARSITIES,
-  tokens_per_step: int,
-  every: int,
-  start: float = 0.25,
-  end: float = 0.75,
-  schedule: str = 'geometric',
-  power: float = 3.0,
-  vocab_size: int = 32_000,
-  context_length: int = 2_048,
+  tokens_per_step: int = DEFAULTS.tokens_per_step,
+  every: int = DEFAULTS.pruning.every,
+  start: float = DEFAULTS.pruning.start,
+  end: float = DEFAULTS.pruning.end,
+  schedule: str = DEFAULTS.pruning.schedule,
+  power: float = DEFAULTS.pruning.power,
+  vocab_size: int = DEFAULTS.model.vocab_size,
+  context_length: int = DEFAULTS.model.context_length,
   base: str | None = None,
   n_resamples: int = 0,
   seed: int = 0,
@@ -101,15 +97,25 @@ def plan_run(
   )
   planner.check(sparsities)
   aim = make_aim(law, compute, loss, final_parameters)
-  dense = planner.run(aim.of_dense or aim, 0.0)
-  sparse, left_out = _sparse_plans(planner, aim, sparsities)
+  try:
+    dense = planner.run(aim.of_dense or aim, 0.0)
+    sparse, left_out = _sparse_plans(planner, aim, sparsities)
+  except ValueError as error:
+    asked = ', '.join(
+      f'{name} {value:.10g}' for name, value in aim.given.items()
+    )
+    raise ValueError(f'{asked}: {error}') from None
   plans = RunPlans(law, aim.given, dense, sparse, None, left_out)
   if fit is None:
     return plans
-  plans = _with_warnings(plans, fit)
-  if not n_resamples:
+  resamples = fit.bootstrap(n_resamples, seed, groups) if n_resamples else None
+  n = [run.average_parameters for run in plans.runs]
+  d = [run.tokens for run in plans.runs]
+  said = (*left_out, *caveats(fit, resamples, n, d, level))
+  plans = dataclasses.replace(plans, warnings=said)
+  if resamples is None:
     return plans
-  return _with_intervals(plans, fit.bootstrap(n_resamples, seed, groups), level)
+  return _with_intervals(plans, resamples.loss_intervals(n, d, level), level)
 
 
 def _sparse_plans(
@@ -128,38 +134,8 @@ def _sparse_plans(
   return tuple(plans), tuple(f'left out: {each}' for each in left_out)
 
 
-def _with_warnings(plans: RunPlans, fit: ScalingLawFit) -> RunPlans:
-  said = (*plans.warnings, *fit.warnings, *_beyond(fit, plans.runs))
-  return dataclasses.replace(plans, warnings=said)
-
-
-def _beyond(fit: ScalingLawFit, runs: Sequence[PlannedRun]) -> Iterator[str]:
-  """A law is known where its runs are."""
-  averages = [run.average_parameters for run in runs]
-  tokens = [run.tokens for run in runs]
-  for name, asked, known in (
-    ('N_avg', averages, fit.parameters),
-    ('D', tokens, fit.tokens),
-  ):
-    high, low = max(asked) / known.max(), known.min() / min(asked)
-    if high > 1:
-      yield _extrapolated(f'{name} up to {short(max(asked))}', high, known)
-    if low > 1:
-      yield _extrapolated(f'{name} down to {short(min(asked))}', low, known)
-
-
-def _extrapolated(what: str, factor: float, known: np.ndarray) -> str:
-  span = f'{short(known.min())} to {short(known.max())}'
-  far = 'far beyond' if factor > FAR else 'beyond'
-  return f'{what} is {far} the fitted runs, {span}, by a factor of {factor:.3g}'
-
-
-def _with_intervals(
-  plans: RunPlans, resamples: Bootstrap, level: float
-) -> RunPlans:
-  n = [run.average_parameters for run in plans.runs]
-  d = [run.tokens for run in plans.runs]
-  low, high = resamples.loss_intervals(n, d, level)
+def _with_intervals(plans: RunPlans, intervals, level: float) -> RunPlans:
+  low, high = intervals
   pairs = zip(low.tolist(), high.tolist(), strict=True)
   dense, *rest = (
     dataclasses.replace(run, interval=interval)

@@ -5,6 +5,7 @@ from typing import Any
 
 from jax_sparse_pretrain.analysis.fitting.law import FLOPS
 from jax_sparse_pretrain.analysis.plans.command import overrides
+from jax_sparse_pretrain.analysis.tables import closed
 from jax_sparse_pretrain.config import Config
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.planning import Plan
@@ -21,7 +22,8 @@ class PlannedRun:
     wanted_parameters: dense linear parameters, before there was a model.
     wanted_compute: FLOPs, before there were whole steps.
     loss: predicted, in nats per token.
-    interval: of the law at this point, (low, high); None if not known.
+    interval: of the law at this point, (low, high), where an open side is 0
+      or infinite; None if not known.
   """
 
   config: Config
@@ -107,7 +109,7 @@ class PlannedRun:
       *('linear_parameters', 'wanted_parameters', 'off_parameters'),
       *('average_parameters', 'final_parameters', 'final_total_parameters'),
       *('tokens', 'compute_flops', 'wanted_compute', 'off_compute'),
-      *('inference_flops', 'loss', 'interval'),
+      *('inference_flops', 'loss'),
     )
     return {
       'sparsity': self.sparsity,
@@ -117,6 +119,7 @@ class PlannedRun:
       'ramp': ramp if self.sparsity else None,
       'mean_density': self.plan.mean_density,
       **{name: getattr(self, name) for name in counted},
+      'interval': self.interval and closed(self.interval),
       'command': ' '.join(
         ['python -m jax_sparse_pretrain.train', *self.command]
       ),

@@ -54,6 +54,7 @@ class Planner:
     except config_lib.ConfigError as error:
       words = str(error).replace('pruning.', '').replace('model.', '')
       raise ValueError(words) from None
+    check_one_shot(**asked)
 
   def run(self, aim: Aim, sparsity: float) -> PlannedRun:
     """The run of this sparsity that meets the aim.
@@ -133,4 +134,16 @@ class Planner:
       wanted_parameters=wanted,
       wanted_compute=compute,
       loss=self.law.loss(plan.mean_density * size, tokens),
+    )
+
+
+def check_one_shot(schedule: str, start: float, end: float, **_) -> None:
+  """One shot has no ramp.
+
+  Raises:
+    ValueError: if there is one.
+  """
+  if schedule == 'one_shot' and start != end:
+    raise ValueError(
+      f'start = {start}, end = {end}: must be equal for one_shot'
     )

@@ -11,7 +11,8 @@ from jax_sparse_pretrain.analysis.tables import count, short
 
 NOTES = (
   'Off: from what the law asks for, by whole layers, steps and mask updates.',
-  'Twin: the dense run of the same N_avg and tokens.',
+  'Twin: the dense run of the same N_avg, tokens and steps; --twins prints '
+  'its command.',
   'Saved: linear parameters, and so the FLOPs of their products, 2 a parameter '
   'and token. Unstructured zeros save them only with kernels that skip zeros.',
   'All: with input embedding and norm scales, which stay dense.',
@@ -22,9 +23,19 @@ NO_INTERVALS = {
 }
 
 
-def plan_text(plans: RunPlans, is_fitted: bool) -> str:
-  """Sizes, steps, what inference saves, and a command for each run."""
+def plan_text(
+  plans: RunPlans, is_fitted: bool, with_twins: bool = False
+) -> str:
+  """Sizes, steps, what inference saves, and a command for each run.
+
+  Args:
+    plans: what to train.
+    is_fitted: whether the law comes from a fit.
+    with_twins: whether to print the commands of the twins, too.
+  """
   notes = NOTES if plans.level else (*NOTES, NO_INTERVALS[is_fitted])
+  if any(tables.is_open(run.interval) for run in plans.runs):
+    notes = (*notes, tables.ABOUT_OPEN)
   width = tables.terminal_width()
   return '\n\n'.join(
     [
@@ -32,7 +43,7 @@ def plan_text(plans: RunPlans, is_fitted: bool) -> str:
       _steps(plans),
       _inference(plans),
       '\n'.join(textwrap.fill(note, width) for note in notes),
-      *_commands(plans, width),
+      *_commands(plans, width, with_twins),
     ]
   )
 
@@ -56,7 +67,7 @@ def _sizes(plans: RunPlans) -> str:
     row = [name, *map(short, (*sizes, run.final_parameters, run.tokens))]
     row += [f'{run.compute_flops:.3e}', f'{run.loss:.4f}']
     if run.interval:
-      row.append(' to '.join(f'{each:.4f}' for each in run.interval))
+      row.append(tables.interval(run.interval, '{:.4f}'.format))
     rows.append(row)
   return tables.grid(f'Runs for {_aim(plans)}', header, rows)
 
@@ -73,7 +84,8 @@ def _aim(plans: RunPlans) -> str:
 
 
 def _steps(plans: RunPlans) -> str:
-  header = ['', 'layers', 'd_model', 'heads', 'steps', 'prune from', 'to']
+  # Heads are in the commands.
+  header = ['', 'layers', 'd_model', 'steps', 'prune from', 'to']
   header += ['N off', 'FLOPs off']
   rows = []
   for name, run in _named(plans):
@@ -83,7 +95,6 @@ def _steps(plans: RunPlans) -> str:
       [
         name,
         *map(str, (model.n_layers, model.d_model)),
-        f'{model.n_heads}x{model.head_dim}',
         count(run.plan.steps),
         *(ramp if run.sparsity else ['', '']),
         f'{run.off_parameters:+z.2%}',
@@ -116,8 +127,15 @@ def _inference(plans: RunPlans) -> str:
   return tables.grid('At inference, against dense runs', header, rows)
 
 
-def _commands(plans: RunPlans, width: int) -> Iterator[str]:
-  for name, run in _named(plans):
+def _commands(plans: RunPlans, width: int, with_twins: bool) -> Iterator[str]:
+  named = list(_named(plans))
+  if with_twins:
+    names = _names(plans)[1:]
+    named += [
+      (f'{name}, twin', each.twin)
+      for name, each in zip(names, plans.sparse, strict=True)
+    ]
+  for name, run in named:
     lines = _folded(
       ['python', '-m', 'jax_sparse_pretrain.train', *run.command], width
     )

@@ -58,7 +58,7 @@ def _plot_one(axes: Axes, name: str, value: float, resamples, ends) -> None:
   is_log = name in LOGARITHMIC
   low, high = _limits(value, resamples, ends, is_log)
   if is_log:
-    style.log_axis(axes.xaxis, low, high, _tick)
+    style.log_axis(axes.xaxis, low, high, _plain if high < 1e5 else _power)
   else:
     axes.set_xlim(low, high)
     axes.xaxis.set_major_locator(
@@ -84,8 +84,14 @@ def _plot_one(axes: Axes, name: str, value: float, resamples, ends) -> None:
   )
 
 
-def _tick(value: float) -> str:
-  return numerals.power(value, 6)
+def _plain(value: float) -> str:
+  return f'{value:g}'
+
+
+def _power(value: float) -> str:
+  """1e4, 2.5e4: all ticks of a wide axis in one form."""
+  mantissa, exponent = f'{value:.1e}'.split('e')
+  return f'{mantissa.removesuffix(".0")}e{int(exponent)}'
 
 
 def _limits(value, resamples, ends, is_log) -> tuple[float, float]:

@@ -43,9 +43,10 @@ def plot_density(averages: Sequence[Average]) -> Figure:
   over_compute.set_xlim(0, 1)
   over_data.set_ylim(0, 1.04)
   over_data.set_xlabel('D, tokens' if in_tokens else 'steps')
-  over_compute.set_xlabel('share of the compute of the run')
+  over_compute.set_xlabel('compute of the run')
   over_data.xaxis.set_major_formatter(lambda value, _: tables.short(value))
-  over_data.yaxis.set_major_formatter(lambda value, _: numerals.percent(value))
+  for axis in (over_data.yaxis, over_compute.xaxis):
+    axis.set_major_formatter(lambda value, _: numerals.percent(value))
   _name_runs(over_compute, averages, colours)
   return figure
 
@@ -72,7 +73,7 @@ def _name_runs(axes, averages: Sequence[Average], colours) -> None:
     [1 - each.sparsity for each in shown],
     [
       tables.cut(each.run, LONGEST_LABEL)
-      + f', N_avg {numerals.percent(each.density)}'
+      + f', N_avg/N {numerals.percent(each.density)}'
       for each in shown
     ],
     colours[order],

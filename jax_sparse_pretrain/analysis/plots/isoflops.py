@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.law import FLOPS, ScalingLaw
 from jax_sparse_pretrain.analysis.plots import numerals, sparsity, style
-from jax_sparse_pretrain.analysis.plots.law import MARGIN, NAMES
-from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.analysis.plots.law import MARGIN
+from jax_sparse_pretrain.analysis.runs.table import NAMES, Runs
 
 # A curve ends where its loss is this far above its least.
 RISE = 1.12
@@ -27,11 +27,14 @@ def plot_isoflops(
 ) -> Figure:
   """A curve of loss over N for each budget C = 6 N D, and the optima.
 
+  Of a fit that leaves an exponent open the optima are not drawn: they mean
+  nothing then.
+
   Args:
     law_or_fit: a law of parameters of this kind.
     compute: budgets in FLOPs.
     runs: drawn as points, in the colour of their own 6 N D.
-    kind: of parameters, in `runs_table.KINDS`.
+    kind: of parameters, in `table.KINDS`.
 
   Raises:
     ValueError: for a law without an optimum, for budgets that are not
@@ -56,12 +59,19 @@ def plot_isoflops(
     axes.plot(x, y, color=shade(c), linewidth=1.6)
   if runs is not None:
     axes.scatter(n, runs.loss, c=shade(spent), **sparsity.POINT)
-  _plot_optima(axes, law, best_n, best)
+  if law is law_or_fit or _has_exponents(law_or_fit):
+    _plot_optima(axes, law, best_n, best)
   _name_budgets(axes, compute, curves, shade)
   axes.set_xlabel(f'{NAMES[kind]}, parameters')
   axes.set_ylabel('loss (nats per token)')
   axes.grid(True)
   return figure
+
+
+def _has_exponents(fit: ScalingLawFit) -> bool:
+  intervals = fit.intervals()
+  ends = [intervals[name] for name in ('alpha', 'beta')]
+  return all(low > 0 and np.isfinite(high) for low, high in ends)
 
 
 def _scale(compute: np.ndarray):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from jax_sparse_pretrain.analysis.plots.style import SMALL, dark
+from jax_sparse_pretrain.analysis.plots.style import HALO, SMALL, dark
 
 
 def label_ends(
@@ -41,6 +41,51 @@ def label_ends(
       color=dark(colours[index]),
       fontsize=SMALL,
     )
+
+
+def label_curves(
+  axes: Axes,
+  x: np.ndarray,
+  curves: Sequence[np.ndarray],
+  texts: Sequence[str],
+  colours: Sequence,
+  inches: float,
+) -> None:
+  """Names falling curves beside the right edge, or where they leave below.
+
+  Args:
+    axes: with its limits set, of which `x` reaches the right one.
+    x: of every curve.
+    curves: y of each.
+    texts: one each.
+    colours: one each.
+    inches: height of the axes, roughly.
+  """
+  bottom = axes.get_ylim()[0]
+  stay = [i for i, y in enumerate(curves) if y[-1] >= bottom]
+  if stay:
+    label_ends(
+      axes,
+      [curves[i][-1] for i in stay],
+      [texts[i] for i in stay],
+      [colours[i] for i in stay],
+      inches,
+    )
+  for i in sorted(set(range(len(curves))) - set(stay)):
+    seen = np.flatnonzero(curves[i] >= bottom)
+    if len(seen):
+      axes.annotate(
+        texts[i],
+        (x[seen[-1]], bottom),
+        xytext=(-3, 2),
+        textcoords='offset points',
+        horizontalalignment='right',
+        verticalalignment='bottom',
+        color=dark(colours[i]),
+        fontsize=SMALL,
+        path_effects=HALO,
+        zorder=5,
+      )
 
 
 def apart(places: np.ndarray, gap: float) -> np.ndarray:

@@ -7,9 +7,8 @@ from matplotlib.figure import Figure
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.plots import labels, numerals, sparsity, style
-from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.analysis.runs.table import NAMES, Runs
 
-NAMES = {'average': 'N_avg', 'final': 'N final', 'initial': 'N initial'}
 MOST_CURVES = 5
 MARGIN = 1.25  # of a logarithmic axis, as a factor
 
@@ -27,7 +26,7 @@ def plot_law(
   Args:
     runs: measured.
     law_or_fit: a law of the parameters of this kind.
-    kind: of parameters, in `runs_table.KINDS`.
+    kind: of parameters, in `table.KINDS`.
 
   Raises:
     ValueError: if parameters of this kind are not known of every run.
@@ -89,12 +88,12 @@ def _add_curves(axes: Axes, held, loss, name: str, grey: bool) -> None:
   colours = style.sequential()((np.log(at) - log[0]) / span)
   if grey:
     colours = [style.GREY] * len(at)
-  for value, colour in zip(at, colours, strict=True):
-    axes.plot(x, loss(x, value), color=colour, linewidth=1.2, zorder=2)
-  ends = [loss(x[-1], value) for value in at]
+  curves = [loss(x, value) for value in at]
+  for y, colour in zip(curves, colours, strict=True):
+    axes.plot(x, y, color=colour, linewidth=1.2, zorder=2)
   texts = [numerals.short(value) for value in at]
   texts[-1] = f'{name} = {texts[-1]}'
-  labels.label_ends(axes, ends, texts, colours, inches=3.2)
+  labels.label_curves(axes, x, curves, texts, colours, inches=3.2)
 
 
 def _dress_residuals(left: Axes, right: Axes, residuals: np.ndarray) -> None:
@@ -103,4 +102,4 @@ def _dress_residuals(left: Axes, right: Axes, residuals: np.ndarray) -> None:
     axes.axhline(0, color=style.GREY, linewidth=1, zorder=1)
     axes.axhspan(-rms, rms, color=style.PALE, linewidth=0, zorder=0)
   style.residual_axis(left, 100 * np.abs(residuals).max())
-  labels.label_ends(right, [rms], [f'RMS {rms:.2g} %'], [style.GREY], inches=1)
+  labels.label_ends(right, [rms], [f'RMS {rms:.2f} %'], [style.GREY], inches=1)

@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.plots import sparsity, style
-from jax_sparse_pretrain.analysis.plots.law import NAMES
-from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.analysis.runs.table import NAMES, Runs
 
 
 @style.STYLE
@@ -22,7 +21,7 @@ def plot_predicted(
 
   Args:
     runs: measured.
-    fits: by the kind of parameters that each counts, of `runs_table.KINDS`.
+    fits: by the kind of parameters that each counts, of `table.KINDS`.
 
   Raises:
     ValueError: if there is no law, and if parameters of its kind are not
@@ -49,7 +48,7 @@ def plot_predicted(
     above.scatter(runs.loss, predicted, c=colours, **sparsity.POINT)
     below.scatter(runs.loss, residuals, c=colours, **sparsity.POINT)
     rms = np.sqrt(np.mean(residuals**2))
-    above.set_title(f'law of {NAMES[kind]}, RMS {rms:.2g} %')
+    above.set_title(f'law of {NAMES[kind]}, RMS {rms:.2f} %')
     most = max(most, np.abs(residuals).max())
   _dress(grid, runs, most)
   if sparsity.varies(runs.sparsity):

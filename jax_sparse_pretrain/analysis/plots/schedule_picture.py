@@ -33,7 +33,7 @@ def plans(sparsity: float, dense_steps: int) -> dict[str, Plan]:
   }
 
 
-def plot_schedules(shown: Mapping[str, Plan]) -> Figure:
+def plot_shapes(shown: Mapping[str, Plan]) -> Figure:
   """Kept fraction over steps of the dense run, and over compute.
 
   Args:
@@ -67,7 +67,7 @@ def main() -> None:
   parser.add_argument('--sparsity', type=float, default=0.8)
   parser.add_argument('--dense_steps', type=int, default=10_000)
   args = parser.parse_args()
-  plot_schedules(plans(args.sparsity, args.dense_steps)).savefig(args.out)
+  plot_shapes(plans(args.sparsity, args.dense_steps)).savefig(args.out)
 
 
 if __name__ == '__main__':

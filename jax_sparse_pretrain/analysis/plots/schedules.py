@@ -97,11 +97,12 @@ def _plot_table(axes: Axes, starts, ends, losses, scale, noise) -> None:
   if len(starts) <= MOST_COLUMNS:
     _write_numbers(axes, above, scale)
   best, *_ = np.argwhere(above == 0)
-  _frame(axes, best, linestyle='-', linewidth=2.2)
+  _frame(axes, best, style.INK, linestyle='-', linewidth=2.2)
   if noise is not None:
     for cell in np.argwhere(above <= 1000 * noise):
       if tuple(cell) != tuple(best):
-        _frame(axes, cell, linestyle=':', linewidth=1.4)
+        ink = _ink(above[tuple(cell)], scale)
+        _frame(axes, cell, ink, linestyle=':', linewidth=1.4)
   axes.set_xticks(range(len(starts)), [f'{100 * x:g}' for x in starts])
   axes.set_yticks(range(len(ends)), [f'{100 * x:g}' for x in ends])
   axes.tick_params(length=0)
@@ -113,20 +114,24 @@ def _plot_table(axes: Axes, starts, ends, losses, scale, noise) -> None:
 def _write_numbers(axes: Axes, above: np.ndarray, scale) -> None:
   for row, column in np.argwhere(~np.isnan(above)):
     value = above[row, column]
-    is_dark = scale.norm(value) > 0.5
     axes.text(
       column,
       row,
       f'{value:.0f}',
-      color='white' if is_dark else 'black',
+      color=_ink(value, scale),
       fontsize=8,
       horizontalalignment='center',
       verticalalignment='center',
     )
 
 
-def _frame(axes: Axes, cell, **line) -> None:
+def _ink(value: float, scale) -> str:
+  """A colour that can be seen on the cell of this value."""
+  return 'white' if scale.norm(value) > 0.5 else 'black'
+
+
+def _frame(axes: Axes, cell, colour: str, **line) -> None:
   row, column = cell
   corner = column - 0.46, row - 0.46
-  box = Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=style.INK, **line)
+  box = Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=colour, **line)
   axes.add_patch(box)

@@ -6,7 +6,6 @@ Values in, text out; what is shown was computed before.
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from jax_sparse_pretrain.analysis.comparison.results import Comparison
@@ -17,7 +16,7 @@ from jax_sparse_pretrain.analysis.reporting import tables
 from jax_sparse_pretrain.analysis.reporting.tables import Intervals
 from jax_sparse_pretrain.analysis.runs.counted import Average
 from jax_sparse_pretrain.analysis.runs.table import Runs
-from jax_sparse_pretrain.analysis.tables import short
+from jax_sparse_pretrain.analysis.tables import span
 
 # Above this an SVG, of many runs, becomes a PNG.
 LARGEST_SVG = 300_000  # bytes
@@ -116,8 +115,8 @@ def _data(report: Report) -> Iterator[str]:
   n = runs.parameters(report.kind)
   rows = [
     ('Runs', f'{len(runs)}, of {", ".join(report.sources)}'),
-    ('N', f'{_span(n)}, {NAMES[report.kind]}'),
-    ('D', f'{_span(runs.tokens)} tokens'),
+    ('N', f'{span(n)}, {NAMES[report.kind]}'),
+    ('D', f'{span(runs.tokens)} tokens'),
     ('Loss', f'{runs.loss.min():.3f} to {runs.loss.max():.3f} nats per token'),
     ('SHA-256', runs.fingerprint),
   ]
@@ -132,7 +131,3 @@ def _shown(report: Report, where: str) -> Iterator[str]:
     if len(data) > LARGEST_SVG:
       kind, data = 'png', style.rendered(picture.figure, 'png')
     yield html.figure(data, kind, picture.alt, picture.caption)
-
-
-def _span(values: np.ndarray) -> str:
-  return f'{short(values.min())} to {short(values.max())}'

@@ -9,20 +9,21 @@ from jax_sparse_pretrain.analysis.comparison.verdict import verdict
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.plots import numerals
 from jax_sparse_pretrain.analysis.reporting import page as html
+from jax_sparse_pretrain.analysis.reporting.compared import ERRORS, warnings
 from jax_sparse_pretrain.analysis.runs.counted import Average
 from jax_sparse_pretrain.analysis.runs.table import Runs
-from jax_sparse_pretrain.analysis.tables import count, short
+from jax_sparse_pretrain.analysis.tables import (
+  ABOUT_OPEN,
+  OPEN,
+  count,
+  interval,
+  short,
+)
 
 Intervals = Mapping[str, tuple[float, float]]
 MOST_ROWS = 1000
 UNKNOWN = '–'
 GREEK = {'alpha': 'α', 'beta': 'β'}
-ERRORS = {
-  'in_sample': 'in sample',
-  'one_sparsity_out': 'sparsity left out',
-  'largest_compute_out': 'largest compute',
-  'dense_to_sparse': 'dense to sparse',
-}
 
 
 def coefficients(
@@ -35,7 +36,7 @@ def coefficients(
     [
       GREEK.get(name, name),
       numerals.power(value),
-      *(_range(each[name]) for each in intervals.values()),
+      *(interval(each[name], numerals.power) for each in intervals.values()),
     ]
     for name, value in fit.law.as_dict().items()
   ]
@@ -44,14 +45,9 @@ def coefficients(
     f'of Huber losses of log loss, {fit.objective:.6e}, delta '
     f'{fit.delta:g}.'
   )
+  if any(OPEN in cell for row in rows for cell in row):
+    caption = f'{caption} {ABOUT_OPEN[0].upper()}{ABOUT_OPEN[1:]}'
   return html.table(header, rows, caption)
-
-
-def _range(interval: tuple[float, float]) -> str:
-  low, high = interval
-  if np.isinf(high):
-    return 'open' if low == 0 else f'{numerals.power(low)} to open'
-  return f'{numerals.power(low)} to {numerals.power(high)}'
 
 
 def compared(comparison: Comparison) -> Iterator[str]:
@@ -70,19 +66,10 @@ def compared(comparison: Comparison) -> Iterator[str]:
   caption = 'Root mean square error of the loss, k coefficients each.'
   yield html.table(header, rows, caption)
   notes = [f'{ERRORS[key]}: {about}' for key, about in comparison.tests.items()]
-  said = _warnings(comparison)
+  said = warnings(comparison)
   yield html.items([*notes, *comparison.notes, *said], 'quiet')
   if comparison.laws[0].bias:
     yield _biases(comparison)
-
-
-def _warnings(comparison: Comparison) -> list[str]:
-  """Each once, after the names of the laws that it is about."""
-  names: dict[str, list[str]] = {}
-  for law in comparison.laws:
-    for sentence in law.warnings:
-      names.setdefault(sentence, []).append(law.name)
-  return [f'{", ".join(laws)}: {said}' for said, laws in names.items()]
 
 
 def _biases(comparison: Comparison) -> str:
@@ -90,12 +77,17 @@ def _biases(comparison: Comparison) -> str:
     [
       numerals.percent(biases[0].sparsity),
       str(biases[0].n_runs),
-      *(_signed_percent(each.in_sample) for each in biases),
+      *(_signed_percent(-each.in_sample) for each in biases),
     ]
     for biases in zip(*(law.bias for law in comparison.laws), strict=True)
   ]
   header = ['sparsity', 'runs', *(law.name for law in comparison.laws)]
-  return html.table(header, rows, 'Mean of predicted above measured loss.')
+  caption = (
+    'Mean residual over sparsity. As everywhere on this page a residual is '
+    'measured above predicted loss, in logarithms: negative where a law '
+    'expects too high a loss.'
+  )
+  return html.table(header, rows, caption)
 
 
 def averages(found: Sequence[Average]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from jax_sparse_pretrain import history
 from jax_sparse_pretrain.analysis.runs.counted import Average, count_history
+from jax_sparse_pretrain.analysis.runs.workdir import logged_steps
 from jax_sparse_pretrain.planning import Plan
 
 __all__ = ['Average', 'average_parameters', 'planned_average']
@@ -23,8 +24,9 @@ def average_parameters(
 
   Args:
     source: a history, a `mask_history.jsonl`, or the workdir that holds one.
-    steps: of the run. Needed for a history or its file; of a workdir, those
-      of its summary by default.
+    steps: of the run. Needed for a history or its file; of a workdir, at
+      most those of its summary, or its metrics where it has none, and by
+      default all of them.
 
   Raises:
     ValueError: if there is nothing to average over, for a malformed file, or
@@ -74,9 +76,9 @@ def _from_workdir(workdir: pathlib.Path, steps: int | None) -> Average:
     raise ValueError(f'{workdir}: no workdir of a run: no mask_history.jsonl')
   past = history.read(path)
   summary = read_json(workdir / 'summary.json')
-  told = summary.get('steps')
-  if steps is None and type(told) is not int:
-    raise ValueError(f'{workdir}: no summary.json with the steps of the run')
+  told = _steps_of(workdir, summary)
+  if steps is not None and steps > told:
+    raise ValueError(f'{workdir}: steps = {steps}: it has only {told:,}')
   is_whole = steps in (None, told)
   found = count_history(
     past,
@@ -84,12 +86,23 @@ def _from_workdir(workdir: pathlib.Path, steps: int | None) -> Average:
     workdir.resolve().name,
     completed=is_whole and summary.get('completed') is True,
   )
-  if is_whole:
+  if is_whole and summary:
     _check_against_summary(found, summary, workdir)
   match read_json(workdir / 'config.json'):
     case {'plan': {'mean_density': float(planned)}}:
       return dataclasses.replace(found, planned_density=planned)
   return found
+
+
+def _steps_of(workdir: pathlib.Path, summary: Mapping) -> int:
+  """By the summary; without one, as many as have been logged."""
+  told = summary['steps'] if 'steps' in summary else logged_steps(workdir)
+  if type(told) is not int:
+    path = workdir / 'summary.json'
+    raise ValueError(f'{path}: steps = {told!r}: must be a whole number')
+  if told < 1:
+    raise ValueError(f'{workdir}: no step has been logged yet')
+  return told
 
 
 def read_json(path: pathlib.Path) -> Mapping[str, Any]:
@@ -100,6 +113,8 @@ def read_json(path: pathlib.Path) -> Mapping[str, Any]:
   """
   if not path.exists():
     return {}
+  if not path.is_file():
+    raise ValueError(f'{path}: must be a file')
   try:
     found = json.loads(path.read_text())
   except ValueError as error:

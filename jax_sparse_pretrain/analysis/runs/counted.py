@@ -6,12 +6,11 @@ step has the same number of tokens, so it is the mean over steps (arXiv
 """
 
 import dataclasses
+import numbers
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from jax_sparse_pretrain import history
-from jax_sparse_pretrain.analysis.runs.workdir import Run, Series, phases
+from jax_sparse_pretrain.analysis.runs.workdir import phases_in_steps
 
 # Whole weights round the plan by less; what differs more differs by its kind.
 PLAN_TOLERANCE = 1e-3
@@ -120,32 +119,27 @@ def count_history(
   Raises:
     ValueError: naming the run, if there is nothing to average over.
   """
-  if steps < 1:
-    raise ValueError(f'{name}: steps = {steps}: must be at least 1')
+  if not isinstance(steps, numbers.Integral) or steps < 1:
+    raise ValueError(f'{name}: steps = {steps}: must be a count, at least 1')
+  steps = int(steps)  # Sums of NumPy's would not be exact.
   rows = [row for row in past.rows if row.step < steps]
   if not rows:
     raise ValueError(f'{name}: the mask history has no row of counts')
   counts = tuple((row.step, row.nonzero) for row in rows)
   used = history.History(past.header, rows)
-  nothing = Series(np.array([]), np.array([]))
-  run = Run(name, nothing, nothing, None, used, steps, completed)
-  scale = past.header.tokens_per_step
-  spans = [
-    (each.name, each.start // scale, each.end // scale) for each in phases(run)
-  ]
   total = _parameter_steps(counts, 0, steps)
   if not total:
     raise ValueError(f'{name}: the mask history has no nonzero parameter')
   return Average(
     run=name,
     steps=steps,
-    tokens_per_step=scale,
+    tokens_per_step=past.header.tokens_per_step,
     linear_parameters=past.header.linear_parameters,
     final_parameters=rows[-1].nonzero,
     parameter_steps=total,
     phases=tuple(
       _phase(counts, *span, past.header.linear_parameters, total)
-      for span in spans
+      for span in phases_in_steps(used, steps, completed)
     ),
     counts=counts,
     completed=completed,

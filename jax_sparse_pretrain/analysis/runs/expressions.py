@@ -57,6 +57,13 @@ def evaluate(expression: str, column: Column) -> np.ndarray:
     return np.asarray(_value(body, expression, column))
 
 
+def names(expression: str) -> set[str]:
+  """The columns that an expression reads."""
+  found = set()
+  evaluate(expression, lambda name: found.add(name) or np.ones(1))
+  return found
+
+
 def _value(node: ast.expr, whole: str, column: Column):
   match node:
     case ast.Constant(value=str(name)) | ast.Name(id=name):

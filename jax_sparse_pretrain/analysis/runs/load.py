@@ -1,32 +1,28 @@
 """Loads runs into arrays, and refuses what cannot be right.
 
-A runs table is a CSV with the columns `runs_table.COLUMNS`. `load_runs` also
+A runs table is a CSV with the columns `table.COLUMNS`. `load_runs` also
 takes tables that name things differently, by expressions on their columns, and
 workdirs of runs, whose average is counted from the mask history.
 """
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from jax_sparse_pretrain.analysis.runs import expressions
-from jax_sparse_pretrain.analysis.runs.sources import (
-  PARAMETERS,
-  Source,
-  read_sources,
+from jax_sparse_pretrain.analysis.runs.checks import (
+  check_names,
+  check_numbers,
+  check_origins,
+  or_unknown,
 )
+from jax_sparse_pretrain.analysis.runs.sources import Source, read_sources
 from jax_sparse_pretrain.analysis.runs.table import NUMBERS, Runs, write_runs
 
 __all__ = ['Runs', 'load_runs', 'write_runs']
-
-# Smaller counts of parameters or tokens are in thousands or billions.
-SMALLEST_COUNT = 1000
-# ln(1,000,000) nats: no vocabulary starts higher. Perplexities do.
-HIGHEST_LOSS = 13.8
-# Published counts are rounded to two or three digits.
-ROUNDING = 1.02
 
 
 def load_runs(
@@ -52,14 +48,29 @@ def load_runs(
       number, there twice, or not a count.
   """
   conditions = [where] if isinstance(where, str) else where
+  columns = columns or {}
   sources = [
     _filtered(source, conditions)
     for path in paths
-    for source in read_sources(pathlib.Path(path), columns or {}, unfinished)
+    for source in read_sources(pathlib.Path(path), columns, unfinished)
   ]
+  check_origins(sources)
+  for name in _unused(columns, conditions):
+    warnings.warn(f'--column {name}: nothing uses it', stacklevel=2)
   if not any(source.names for source in sources):
     raise ValueError('no runs' + (': --where leaves none' if where else ''))
   return _without_highest(_joined(sources), drop_highest_loss)
+
+
+def _unused(
+  columns: Mapping[str, str], conditions: Sequence[str]
+) -> Iterator[str]:
+  """Derived columns that neither the law nor another expression reads."""
+  for name in columns:
+    others = [text for key, text in columns.items() if key != name]
+    read = map(expressions.names, [*others, *conditions])
+    if name not in {*NUMBERS, 'parameters'}.union(*read):
+      yield name
 
 
 def _filtered(source: Source, conditions: Sequence[str]) -> Source:
@@ -83,14 +94,14 @@ def _filtered(source: Source, conditions: Sequence[str]) -> Source:
 
 def _joined(sources: Sequence[Source]) -> Runs:
   for source in sources:
-    _check_numbers(source)
+    check_numbers(source)
   names = [name for source in sources for name in source.names]
   places = [place for source in sources for place in source.places]
   numbers = {
-    name: np.concatenate([_or_unknown(source, name) for source in sources])
+    name: np.concatenate([or_unknown(source, name) for source in sources])
     for name in NUMBERS
   }
-  _check_names(names, places)
+  check_names(names, places)
   shared = set.intersection(*(set(source.others) for source in sources))
   others = {
     name: tuple(cell for source in sources for cell in source.others[name])
@@ -98,52 +109,6 @@ def _joined(sources: Sequence[Source]) -> Runs:
     if name in shared
   }
   return Runs(tuple(names), **numbers, others=others)
-
-
-def _or_unknown(source: Source, name: str) -> np.ndarray:
-  return source.numbers.get(name, np.full(len(source.names), np.nan))
-
-
-def _check_names(names: Sequence[str], places: Sequence[str]) -> None:
-  first: dict[str, str] = {}
-  for name, place in zip(names, places, strict=True):
-    if name in first:
-      raise ValueError(
-        f'{place}, run: {name!r} is there twice, first at {first[name]}'
-      )
-    first[name] = place
-
-
-def _check_numbers(source: Source) -> None:
-  """NaN is what is not known, and passes every comparison below."""
-  numbers = {name: _or_unknown(source, name) for name in NUMBERS}
-
-  def refuse(bad: np.ndarray, name: str, why: str) -> None:
-    for row in np.flatnonzero(bad)[:1]:
-      column = source.columns.get(name, name)
-      value = f'{numbers[name][row]:.10g}'
-      raise ValueError(f'{source.places[row]}, {column}: {value}: {why}')
-
-  for name, values in numbers.items():
-    refuse(np.isinf(values), name, 'must be finite')
-    if name != 'sparsity':
-      refuse(values <= 0, name, 'must be above 0')
-  for name in (*PARAMETERS, 'tokens'):
-    refuse(numbers[name] < SMALLEST_COUNT, name, _UNITS)
-  sparsity = numbers['sparsity']
-  refuse((sparsity < 0) | (sparsity >= 1), 'sparsity', 'must be in [0, 1)')
-  why = 'expected nats per token, not a perplexity'
-  refuse(numbers['loss'] > HIGHEST_LOSS, 'loss', why)
-  average, initial, final = (numbers[name] for name in PARAMETERS)
-  why = 'must lie between final_parameters and initial_parameters'
-  outside = (average > initial * ROUNDING) | (average * ROUNDING < final)
-  refuse(outside, 'average_parameters', why)
-
-
-_UNITS = (
-  'expected a count, not thousands, millions or billions; '
-  "--column 'tokens = tokens * 1e9' makes one"
-)
 
 
 def _without_highest(runs: Runs, n: int) -> Runs:

@@ -1,7 +1,8 @@
 """Where runs come from: CSV tables, and workdirs that training has written."""
 
-import os
+import math
 import pathlib
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from jax_sparse_pretrain.analysis.runs.average import (
   read_json,
 )
 from jax_sparse_pretrain.analysis.runs.table import COLUMNS, NUMBERS
+from jax_sparse_pretrain.analysis.runs.workdirs import find_begun
 
 PARAMETERS = ('average_parameters', 'initial_parameters', 'final_parameters')
 # A table may leave these out, but needs one of the three parameter counts.
@@ -29,6 +31,8 @@ class Source(NamedTuple):
     places: file and row of each run.
     column: name -> float64[n], for expressions.
     columns: name -> what the table calls it, where that is another name.
+    origin: the file or workdir, without links.
+    is_counted: whether parameters and tokens are certain to be counts.
   """
 
   names: list[str]
@@ -37,6 +41,8 @@ class Source(NamedTuple):
   places: list[str]
   column: expressions.Column
   columns: Mapping[str, str]
+  origin: pathlib.Path
+  is_counted: bool = False
 
 
 def read_sources(
@@ -51,29 +57,10 @@ def read_sources(
   if path.exists() and not path.is_dir():
     yield _read_table(path, columns)
     return
-  for workdir in find_workdirs(path):
-    inside = workdir.relative_to(path)
-    name = str(inside) if inside.parts else workdir.resolve().name
-    yield _read_workdir(workdir, name, unfinished)
-
-
-def find_workdirs(path: pathlib.Path) -> list[pathlib.Path]:
-  """The path if it is a workdir, else those below it, in order of name.
-
-  Raises:
-    ValueError: if there is none.
-  """
-  if not path.exists():
-    raise ValueError(f'{path}: no such file or directory')
-  found = []
-  for directory, below, files in os.walk(path):
-    below.sort()
-    if 'mask_history.jsonl' in files:
-      found.append(pathlib.Path(directory))
-      below.clear()
-  if not found:
-    raise ValueError(f'{path}: no run: no mask_history.jsonl in it or below')
-  return found
+  for name, workdir in find_begun(path):
+    source = _read_workdir(workdir, name, unfinished)
+    if source:
+      yield source
 
 
 def _read_table(path: pathlib.Path, columns: Mapping[str, str]) -> Source:
@@ -104,6 +91,7 @@ def _read_table(path: pathlib.Path, columns: Mapping[str, str]) -> Source:
     places=[f'{path}, row {line}' for line in table.lines],
     column=column,
     columns=renamed,
+    origin=path.resolve(),
   )
 
 
@@ -131,7 +119,10 @@ def _check_complete(numbers: Mapping, table: csv_table.Table) -> None:
       )
 
 
-def _read_workdir(workdir: pathlib.Path, name: str, unfinished: bool) -> Source:
+def _read_workdir(
+  workdir: pathlib.Path, name: str, unfinished: bool
+) -> Source | None:
+  """None, with a warning, for a run that has not been evaluated yet."""
   average = average_parameters(workdir)
   path = workdir / 'summary.json'
   if not (average.completed or unfinished):
@@ -140,8 +131,11 @@ def _read_workdir(workdir: pathlib.Path, name: str, unfinished: bool) -> Source:
       'leave it out, or take it as it is with --unfinished'
     )
   loss = read_json(path).get('eval_loss')
-  if not isinstance(loss, int | float):
-    raise ValueError(f'{path}: eval_loss = {loss}: must be a number')
+  if loss is None and not average.completed:
+    warnings.warn(f'{workdir}: left out: not evaluated yet', stacklevel=2)
+    return None
+  if type(loss) not in (int, float) or not math.isfinite(loss):
+    raise ValueError(f'{path}: eval_loss = {loss}: must be a finite number')
   values = (
     average.average_parameters,
     average.linear_parameters,
@@ -160,4 +154,5 @@ def _read_workdir(workdir: pathlib.Path, name: str, unfinished: bool) -> Source:
       raise ValueError(f'{workdir}: no column {name!r}; there are {NUMBERS}')
     return numbers[name]
 
-  return Source([name], numbers, {}, [str(workdir)], column, {})
+  places, origin = [str(workdir)], workdir.resolve()
+  return Source([name], numbers, {}, places, column, {}, origin, True)

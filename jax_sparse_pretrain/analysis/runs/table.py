@@ -1,6 +1,6 @@
 """Runs as arrays, and as the CSV file with the columns `COLUMNS`.
 
-`runs.load_runs` makes them.
+`load_runs` makes them.
 """
 
 import csv
@@ -14,7 +14,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-KINDS = ('average', 'final', 'initial')
+# Kind of parameters -> what tables and pictures call it.
+NAMES = {'average': 'N_avg', 'final': 'N final', 'initial': 'N initial'}
+KINDS = tuple(NAMES)
 NUMBERS = (
   'average_parameters',
   'initial_parameters',

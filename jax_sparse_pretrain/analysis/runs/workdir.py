@@ -18,7 +18,7 @@ class Series(NamedTuple):
 
 
 class Phase(NamedTuple):
-  """A span of tokens."""
+  """A span of tokens, or of steps."""
 
   name: str
   start: int
@@ -100,28 +100,45 @@ def _series(rows: Sequence[Mapping], name: str) -> Series:
   )
 
 
+def logged_steps(workdir: pathlib.Path) -> int:
+  """Steps of a run by its metrics; 0 if it has not logged one yet."""
+  path = workdir / 'metrics.jsonl'
+  rows = _read_metrics(path) if path.is_file() else []
+  return max((row['step'] for row in rows), default=0)
+
+
 def phases(run: Run) -> list[Phase]:
+  """Those of `phases_in_steps`, in tokens."""
+  scale = run.past.header.tokens_per_step
+  return [
+    Phase(each.name, each.start * scale, each.end * scale)
+    for each in phases_in_steps(run.past, run.steps, run.completed)
+  ]
+
+
+def phases_in_steps(
+  past: history.History, end: int, completed: bool
+) -> list[Phase]:
   """Dense, pruning, recovery; empty for a run that never pruned.
 
   Pruning lasts from the first change of the count to the last. An unfinished
   run counts as pruning until it has gone without a change for longer than
   ever before.
   """
-  changes = change_steps(run.past)
+  changes = change_steps(past)
   if not changes:
     return []
-  first, last, end = changes[0], changes[-1], run.steps
+  first, last = changes[0], changes[-1]
   longest_gap = max(np.diff(changes), default=0)
-  if not run.completed and end - last <= longest_gap:
+  if not completed and end - last <= longest_gap:
     last = end
   bounds = {
     'dense': (0, first),
     'pruning': (first, last),
     'recovery': (last, end),
   }
-  scale = run.past.header.tokens_per_step
   return [
-    Phase(name, start * scale, stop * scale)
+    Phase(name, start, stop)
     for name, (start, stop) in bounds.items()
     if stop > start
   ]

@@ -5,12 +5,15 @@ import argparse
 from jax_sparse_pretrain.analysis.runs.load import Runs, load_runs
 from jax_sparse_pretrain.analysis.runs.table import KINDS
 
+# Below it the Huber loss is the absolute one, and only rounds more.
+SMALLEST_DELTA = 1e-12
 
-def add_runs(parser: argparse.ArgumentParser) -> None:
-  """Where runs come from, and which of them count."""
+
+def add_runs(parser: argparse.ArgumentParser, paths: str = '+') -> None:
+  """Where runs come from (`paths`: how many), and which of them count."""
   parser.add_argument(
     'paths',
-    nargs='+',
+    nargs=paths,
     metavar='PATH',
     help='a CSV table of runs, a workdir, or a directory of workdirs',
   )
@@ -53,6 +56,19 @@ def add_parameters(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def add_delta(group) -> None:
+  group.add_argument(
+    '--delta', type=float, default=1e-3, help='of the Huber loss (0.001)'
+  )
+
+
+def check_delta(arguments: argparse.Namespace) -> None:
+  if 0 < arguments.delta < SMALLEST_DELTA:
+    raise ValueError(
+      f'--delta = {arguments.delta}: must be at least {SMALLEST_DELTA:g}'
+    )
+
+
 def read_runs(arguments: argparse.Namespace) -> Runs:
   """The runs that the arguments of `add_runs` ask for."""
   return load_runs(
@@ -69,6 +85,17 @@ def _assignment(text: str) -> tuple[str, str]:
   if not (mark and name.strip().isidentifier() and expression.strip()):
     raise ValueError(f'--column {text!r}: must be NAME=EXPRESSION')
   return name.strip(), expression
+
+
+def given_names(
+  parser: argparse.ArgumentParser, arguments: argparse.Namespace
+) -> list[str]:
+  """Arguments of this parser that are not as they are by default."""
+  return [
+    name
+    for name, value in vars(arguments).items()
+    if value not in ([], parser.get_default(name))
+  ]
 
 
 def check_not_negative(arguments: argparse.Namespace, *names: str) -> None:

@@ -1,16 +1,12 @@
 """N_avg of runs, from their mask histories; or of a schedule, planned."""
 
 import argparse
-import pathlib
 from collections.abc import Iterator, Sequence
 
 from jax_sparse_pretrain.analysis import tables
-from jax_sparse_pretrain.analysis.runs.average import (
-  Average,
-  average_parameters,
-)
+from jax_sparse_pretrain.analysis.runs.counted import Average
 from jax_sparse_pretrain.analysis.runs.load import load_runs, write_runs
-from jax_sparse_pretrain.analysis.runs.sources import find_workdirs
+from jax_sparse_pretrain.analysis.runs.workdirs import read_averages
 from jax_sparse_pretrain.analysis.tables import Line, count, short
 from jax_sparse_pretrain.analysis.verbs import Answer, schedules
 
@@ -49,11 +45,9 @@ def answer(arguments: argparse.Namespace) -> Answer:
     if arguments.out and arguments.out.endswith('.csv'):
       raise ValueError(f'--out = {arguments.out}: a plan has no loss; .json')
     return Answer({'runs': [planned.as_dict()]}, _one(planned))
-  found = [
-    average_parameters(workdir)
-    for path in map(pathlib.Path, arguments.workdirs)
-    for workdir in find_workdirs(path)
-  ]
+  found = read_averages(arguments.workdirs)
+  if not found:
+    raise ValueError('no run has logged a step yet')
   text = _one(found[0]) if len(found) == 1 else _many(found)
   return Answer(
     data={'runs': [each.as_dict() for each in found]},

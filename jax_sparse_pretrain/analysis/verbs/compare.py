@@ -4,7 +4,6 @@ import argparse
 import csv
 import pathlib
 import textwrap
-from collections.abc import Iterator
 
 from jax_sparse_pretrain.analysis import tables
 from jax_sparse_pretrain.analysis.comparison.compare import compare_laws
@@ -14,32 +13,29 @@ from jax_sparse_pretrain.analysis.comparison.results import (
   Comparison,
 )
 from jax_sparse_pretrain.analysis.comparison.verdict import verdict
+from jax_sparse_pretrain.analysis.reporting.compared import ERRORS, warnings
 from jax_sparse_pretrain.analysis.verbs import Answer
-from jax_sparse_pretrain.analysis.verbs.arguments import add_runs, read_runs
+from jax_sparse_pretrain.analysis.verbs.arguments import (
+  add_delta,
+  add_runs,
+  check_delta,
+  read_runs,
+)
 
 SUMMARY = 'compare average, final and initial N, and richer laws, on the runs'
 EXAMPLE = 'compare runs.csv --out compare.csv'
 SUFFIXES = ('.csv', '.json')
 
-# Field of `ComparedLaw` -> head of its column.
-ERRORS = {
-  'in_sample': 'in sample',
-  'one_sparsity_out': 'sparsity',
-  'largest_compute_out': 'compute',
-  'dense_to_sparse': 'dense',
-}
 MISSING = '-'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   add_runs(parser)
-  group = parser.add_argument_group('fit')
-  group.add_argument(
-    '--delta', type=float, default=1e-3, help='of the Huber loss (0.001)'
-  )
+  add_delta(parser.add_argument_group('fit'))
 
 
 def answer(arguments: argparse.Namespace) -> Answer:
+  check_delta(arguments)
   runs = read_runs(arguments)
   comparison = compare_laws(runs, delta=arguments.delta)
   data = {
@@ -50,19 +46,9 @@ def answer(arguments: argparse.Namespace) -> Answer:
   return Answer(
     data,
     render(comparison),
-    tuple(_warnings(comparison)),
+    tuple(warnings(comparison)),
     {'.csv': lambda path: _write_csv(path, comparison)},
   )
-
-
-def _warnings(comparison: Comparison) -> Iterator[str]:
-  """Each once, after the names of the laws that it is about."""
-  names: dict[str, list[str]] = {}
-  for law in comparison.laws:
-    for sentence in law.warnings:
-      names.setdefault(sentence, []).append(law.name)
-  for sentence, laws in names.items():
-    yield f'{", ".join(laws)}: {sentence}'
 
 
 def render(comparison: Comparison) -> str:

@@ -3,14 +3,17 @@
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from jax_sparse_pretrain.analysis import tables
 from jax_sparse_pretrain.analysis.fitting.bootstrap import Bootstrap
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.runs.table import KINDS
+from jax_sparse_pretrain.analysis.verbs.fitted import MAX_RESAMPLES
 
 # Of fits that `ScalingLawFit.to_json` has written.
 DEFAULT_RESAMPLING = {'n_resamples': 4000, 'seed': 0}
@@ -55,15 +58,18 @@ def read_law(text: str) -> GivenLaw:
   Raises:
     ValueError: naming the file, or the number.
   """
-  path = pathlib.Path(text)
-  if path.is_file():
-    return _from_file(path)
+  if os.path.isfile(text):
+    return _from_file(pathlib.Path(text))
   if '=' not in text:
     raise ValueError(f'--law = {text}: no such file, nor numbers: {NUMBERS}')
   pairs = [part.partition('=') for part in text.split(',')]
+  names = [name.strip() for name, _, _ in pairs]
   try:
-    values = {name.strip(): float(value) for name, _, value in pairs}
-    return GivenLaw(ScalingLaw.from_dict(values))
+    values = [float(value) for _, _, value in pairs]
+    if len(set(names)) < len(names):
+      raise ValueError('a coefficient is there twice')
+    law = ScalingLaw.from_dict(dict(zip(names, values, strict=True)))
+    return GivenLaw(law)
   except ValueError as error:
     raise ValueError(
       f'--law = {text}: {error}; expected numbers: {NUMBERS}'
@@ -80,14 +86,31 @@ def _from_file(path: pathlib.Path) -> GivenLaw:
     ) from None
   kind = about.get('kind', 'average')
   resampling = about.get('resampling', DEFAULT_RESAMPLING)
-  if kind not in KINDS or not _is_resampling(resampling):
-    raise ValueError(
-      f'--law = {path}: kind = {kind!r}, resampling = {resampling!r}: must be '
-      'as fit has written them'
-    )
+  for name, is_right in (
+    ('kind', kind in KINDS),
+    ('resampling', _is_resampling(resampling, len(fit.loss))),
+  ):
+    if not is_right:
+      value = tables.cut(repr(about.get(name)), 60)
+      raise ValueError(
+        f'--law = {path}: {name} = {value}: is not what fit has written, or '
+        'the file was altered'
+      )
   return GivenLaw(fit.law, kind, fit, resampling)
 
 
-def _is_resampling(value: Any) -> bool:
-  names = {'n_resamples', 'seed', 'groups'}
-  return value is None or (isinstance(value, dict) and value.keys() <= names)
+def _is_resampling(value: Any, n_runs: int) -> bool:
+  match value:
+    case None:
+      return True
+    case {'n_resamples': int(n), 'seed': int(seed), **others}:
+      groups = others.pop('groups', None)
+      is_right = 0 < n <= MAX_RESAMPLES and seed >= 0 and not others
+      return is_right and (groups is None or _are_labels(groups, n_runs))
+  return False
+
+
+def _are_labels(groups: Any, n_runs: int) -> bool:
+  if not isinstance(groups, list) or len(groups) != n_runs:
+    return False
+  return all(isinstance(x, str) for x in groups) and len(set(groups)) > 1

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,12 +17,9 @@ from jax_sparse_pretrain.analysis.plots.law import plot_law
 from jax_sparse_pretrain.analysis.plots.predicted import plot_predicted
 from jax_sparse_pretrain.analysis.plots.schedules import plot_schedules
 from jax_sparse_pretrain.analysis.runs import csv_table
-from jax_sparse_pretrain.analysis.runs.average import (
-  Average,
-  average_parameters,
-)
-from jax_sparse_pretrain.analysis.runs.sources import find_workdirs
+from jax_sparse_pretrain.analysis.runs.counted import Average
 from jax_sparse_pretrain.analysis.runs.table import KINDS, Runs
+from jax_sparse_pretrain.analysis.runs.workdirs import read_averages
 from jax_sparse_pretrain.analysis.verbs import fitted, schedules
 from jax_sparse_pretrain.analysis.verbs.arguments import read_runs
 from jax_sparse_pretrain.analysis.verbs.laws import GivenLaw, read_law
@@ -62,12 +58,15 @@ def _coefficients(arguments):
   if fit is None:
     raise ValueError('--law: coefficients need runs, or a file of fit')
   # A saved fit has its own resamples, drawn once more.
-  resamples = given.bootstrap() or fitted.resample(arguments, runs, fit)
-  if resamples is None:
+  asked = given.resampling or fitted.resampling(arguments, runs)
+  if not asked:
     raise ValueError('--bootstrap = 0: the picture needs resamples')
+  resamples = fit.bootstrap(**asked)
   profile = fit.intervals(arguments.level)
   figure = plot_coefficients(fit, resamples, profile, arguments.level)
-  return figure, (*fit.warnings, *resamples.warnings)
+  level = arguments.level
+  said = (*fit.warnings_at(level), *resamples.warnings_at(level))
+  return figure, said
 
 
 def _isoflops(arguments):
@@ -83,11 +82,15 @@ def _isoflops(arguments):
       else (runs.parameters(given.kind), runs.tokens)
     )
     compute = round_budgets(FLOPS * n * d)
-  return plot_isoflops(given.law, compute, runs, given.kind), _said(given)
+  law = given.fit or given.law
+  return plot_isoflops(law, compute, runs, given.kind), _said(given)
 
 
 def _density(arguments):
-  return plot_density(_planned(arguments) or read_averages(arguments.paths)), ()
+  planned = _planned(arguments)
+  if not planned and not arguments.paths:
+    raise ValueError('PATH: must be given: a workdir, or a directory of them')
+  return plot_density(planned or read_averages(arguments.paths)), ()
 
 
 def _planned(arguments) -> list[Average]:
@@ -106,22 +109,10 @@ def _planned(arguments) -> list[Average]:
   return plans
 
 
-def read_averages(paths: Sequence[str]) -> list[Average]:
-  """Of every workdir at or below these paths."""
-  if not paths:
-    raise ValueError('PATH: must be given: a workdir, or a directory of them')
-  return [
-    average_parameters(workdir)
-    for path in map(pathlib.Path, paths)
-    for workdir in find_workdirs(path)
-  ]
-
-
 def _schedules(arguments):
-  if len(arguments.paths) != 1 or arguments.column or arguments.where:
+  if len(arguments.paths) != 1:
     raise ValueError(
-      'schedules: give one FILE.csv with the columns start, end, sparsity, '
-      'loss, without --column and --where'
+      'schedules: give one FILE.csv with the columns start, end, sparsity, loss'
     )
   table = csv_table.read(pathlib.Path(arguments.paths[0]))
   columns = map(table.numbers, ('start', 'end', 'sparsity', 'loss'))

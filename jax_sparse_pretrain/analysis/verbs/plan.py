@@ -1,7 +1,7 @@
 """Plans runs that a law says are worth training."""
 
 import argparse
-import pathlib
+import os
 
 from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain.analysis.plans.plan import SPARSITIES, plan_run
@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'compute at which its N_avg is optimal',
     **number,
   )
-  group = parser.add_argument_group('runs (keys and defaults of the config)')
+  group = parser.add_argument_group(
+    'runs, with keys of the config and the defaults of the C4 configs'
+  )
 
   def add(name: str, default, text: str, **more) -> None:
     text = f'{text} ({default})'
@@ -58,8 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     '--config',
     metavar='FILE',
-    help='that the commands start from; by default the C4 config that is '
-    'nearest in size',
+    help='FILE.py that the commands start from, for what a plan does not set '
+    '(data, mesh, memory); by default the C4 config nearest in size',
+  )
+  group.add_argument(
+    '--twins', action='store_true', help='print their commands as well'
   )
   group.add_argument(
     '--level', type=float, default=0.95, help='of the intervals (0.95)'
@@ -73,8 +78,9 @@ def answer(arguments: argparse.Namespace) -> Answer:
       f'--law = {arguments.law}: its N counts {given.kind} parameters; a plan '
       'needs a fit with --parameters average'
     )
-  if arguments.config and not pathlib.Path(arguments.config).is_file():
-    raise ValueError(f'--config = {arguments.config}: must be a file')
+  base = arguments.config
+  if base is not None and not (base.endswith('.py') and os.path.isfile(base)):
+    raise ValueError(f'--config = {base}: must be a file, FILE.py')
   names = (
     *('compute', 'loss', 'final_parameters', 'tokens_per_step', 'every'),
     *('start', 'end', 'schedule', 'power', 'vocab_size', 'context_length'),
@@ -83,12 +89,12 @@ def answer(arguments: argparse.Namespace) -> Answer:
   plans = plan_run(
     given.fit or given.law,
     sparsities=arguments.sparsity,
-    base=arguments.config,
+    base=base,
     **{name: getattr(arguments, name) for name in names},
     **((given.fit and given.resampling) or {}),
   )
   return Answer(
     plans.as_dict(),
-    plan_text(plans, is_fitted=given.fit is not None),
+    plan_text(plans, given.fit is not None, arguments.twins),
     plans.warnings,
   )

@@ -3,6 +3,7 @@
 import argparse
 
 from jax_sparse_pretrain.analysis.verbs import Answer, fitted, schedules
+from jax_sparse_pretrain.analysis.verbs.arguments import given_names
 
 SUMMARY = 'draw runs with their law, coefficients, schedules'
 EXAMPLE = 'plot law runs.csv --out law.png'
@@ -15,6 +16,21 @@ ABOUT = {
   'density': 'of workdirs, or of a schedule, over tokens and compute',
   'schedules': 'heat map of a table of start, end, sparsity, loss',
 }
+
+COMMON = {'verb', 'picture', 'paths', 'json', 'out'}
+OF_RUNS = {'column', 'where', 'drop_highest_loss', 'unfinished'}
+OF_FIT = {'parameters', 'delta', 'method', 'law'}
+# What each picture reads besides.
+READS = {
+  'law': OF_RUNS | OF_FIT,
+  'predicted': OF_RUNS | OF_FIT,
+  'coefficients': OF_RUNS | OF_FIT | {'bootstrap', 'seed', 'group', 'level'},
+  'isoflops': OF_RUNS | OF_FIT | {'compute'},
+  'density': {*schedules.FLAGS, 'sparsities'},
+  'schedules': {'noise'},
+}
+# What a given law leaves nothing to do for.
+FITTING = {'delta', 'method', 'bootstrap', 'seed', 'group'}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +75,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
   if not arguments.out:
     raise ValueError('--out: must be given, FILE.png or FILE.svg')
   fitted.check(arguments)
+  _check_read(arguments)
   # Only here, so that --help answers at once.
   from jax_sparse_pretrain.analysis.plots import style
   from jax_sparse_pretrain.analysis.verbs import pictures
@@ -72,3 +89,16 @@ def answer(arguments: argparse.Namespace) -> Answer:
       suffix: lambda path: style.save(figure, path) for suffix in SUFFIXES
     },
   )
+
+
+def _check_read(arguments: argparse.Namespace) -> None:
+  """Refuses what this picture would not look at."""
+  parser = argparse.ArgumentParser()
+  add_arguments(parser)
+  given = given_names(parser, arguments)
+  reads = COMMON | READS[arguments.picture]
+  for name in given:
+    if name not in reads:
+      raise ValueError(f'--{name}: {arguments.picture} does not read it')
+    if arguments.law and name in FITTING:
+      raise ValueError(f'--{name}: nothing is fitted with --law')

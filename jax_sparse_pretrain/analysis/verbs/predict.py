@@ -4,21 +4,21 @@ import argparse
 import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jax_sparse_pretrain import history
 from jax_sparse_pretrain.analysis import tables
+from jax_sparse_pretrain.analysis.fitting.bootstrap import check_level
+from jax_sparse_pretrain.analysis.plans.caveats import caveats
 from jax_sparse_pretrain.analysis.runs.average import Average, read_json
-from jax_sparse_pretrain.analysis.runs.sources import find_workdirs
+from jax_sparse_pretrain.analysis.runs.table import NAMES
+from jax_sparse_pretrain.analysis.runs.workdirs import find_workdirs
 from jax_sparse_pretrain.analysis.tables import short
 from jax_sparse_pretrain.analysis.verbs import Answer, schedules
-from jax_sparse_pretrain.analysis.verbs.laws import (
-  GivenLaw,
-  add_law,
-  read_law,
-)
+from jax_sparse_pretrain.analysis.verbs.laws import add_law, read_law
+from jax_sparse_pretrain.planning import MAX_STEPS
 
 SUMMARY = 'predict the loss of sizes and tokens, schedules, plans'
 EXAMPLE = 'predict --law fit.json --average_parameters 4e8 --tokens 1e10'
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def answer(arguments: argparse.Namespace) -> Answer:
+  check_level(arguments.level)
   given = read_law(arguments.law)
   points = list(_points(arguments, given.kind))
   if not points:
@@ -59,6 +60,8 @@ def answer(arguments: argparse.Namespace) -> Answer:
     )
   n, d = (np.array([float(point[i]) for point in points]) for i in (1, 2))
   loss, resamples = given.law.loss(n, d), given.bootstrap()
+  if not np.isfinite(loss).all():
+    raise ValueError(f'--law = {arguments.law}: has no finite loss there')
   intervals = None
   if resamples:
     low, high = resamples.loss_intervals(n, d, arguments.level)
@@ -67,7 +70,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
     {
       **point._asdict(),
       'loss': loss[i],
-      'interval': intervals and intervals[i],
+      'interval': intervals and tables.closed(intervals[i]),
       'compute_flops': 6 * n[i] * d[i],
     }
     for i, point in enumerate(points)
@@ -78,8 +81,11 @@ def answer(arguments: argparse.Namespace) -> Answer:
     'level': arguments.level if intervals else None,
     'predictions': rows,
   }
-  text = _text(rows, given.kind, arguments.level if intervals else None)
-  return Answer(data, text, tuple(_beyond(given, n, d)))
+  text = _text(rows, given.kind, intervals, arguments.level)
+  said = ()
+  if given.fit:
+    said = caveats(given.fit, resamples, n, d, arguments.level, given.kind)
+  return Answer(data, text, said)
 
 
 def _points(arguments: argparse.Namespace, kind: str) -> Iterator[Point]:
@@ -94,8 +100,8 @@ def _points(arguments: argparse.Namespace, kind: str) -> Iterator[Point]:
       raise ValueError('--tokens_per_step: must be given to predict')
     yield Point('schedule', _size(planned, kind), planned.tokens)
   for path in map(pathlib.Path, arguments.workdirs):
-    for workdir in find_workdirs(path):
-      yield _planned_run(workdir, kind)
+    for name, workdir in find_workdirs(path):
+      yield _planned_run(workdir, name, kind)
 
 
 def _size(average: Average, kind: str) -> float:
@@ -107,40 +113,43 @@ def _size(average: Average, kind: str) -> float:
   return sizes[kind]
 
 
-def _planned_run(workdir: pathlib.Path, kind: str) -> Point:
+def _planned_run(workdir: pathlib.Path, name: str, kind: str) -> Point:
   """N and D that the run's plan says, whether or not it has ended."""
   header = history.read(workdir / 'mask_history.jsonl').header
   path = workdir / 'config.json'
   config = read_json(path)
   try:
-    density = _PLANNED_DENSITY[kind](config)
-    tokens = config['plan']['steps'] * header.tokens_per_step
-    parameters = density * header.linear_parameters
+    key, density = _planned_density(config, kind)
+    steps = config['plan']['steps']
   except (KeyError, TypeError):
     raise ValueError(f'{path}: has no plan of a run') from None
-  return Point(workdir.resolve().name, parameters, tokens)
+  if type(density) not in (int, float) or not 0 < density <= 1:
+    raise ValueError(f'{path}: {key} = {density!r}: no density follows')
+  if type(steps) is not int or not 0 < steps <= MAX_STEPS:
+    raise ValueError(
+      f'{path}: plan.steps = {steps!r}: must be from 1 to {MAX_STEPS:,}'
+    )
+  parameters = density * header.linear_parameters
+  return Point(name, parameters, steps * header.tokens_per_step)
 
 
-def _final_density(config: Mapping) -> float:
+def _planned_density(config: Mapping, kind: str) -> tuple[str, Any]:
+  """The key that says it, and what it says."""
+  if kind == 'initial':
+    return '', 1.0
+  if kind == 'average':
+    return 'plan.mean_density', config['plan']['mean_density']
   asked = config['config']['pruning']
   if asked.get('exempt') or asked.get('sparsities'):
     raise ValueError(
       'the law counts final parameters, which a plan with pruning.exempt or '
       'pruning.sparsities does not say; fit with --parameters average'
     )
-  return 1 - asked['sparsity']
+  return 'pruning.sparsity', 1 - asked['sparsity']
 
 
-_PLANNED_DENSITY = {
-  'average': lambda config: config['plan']['mean_density'],
-  'final': _final_density,
-  'initial': lambda config: 1.0,
-}
-
-
-def _text(rows: Sequence[dict], kind: str, level: float | None) -> str:
-  n = {'average': 'N_avg', 'final': 'N final', 'initial': 'N initial'}[kind]
-  header = ['', n, 'D', 'FLOPs', 'loss']
+def _text(rows: Sequence[dict], kind: str, intervals, level: float) -> str:
+  header = ['', NAMES[kind], 'D', 'FLOPs', 'loss']
   cells = [
     [
       row['name'],
@@ -151,28 +160,15 @@ def _text(rows: Sequence[dict], kind: str, level: float | None) -> str:
     ]
     for row in rows
   ]
-  if level is not None:
+  if intervals:
     header.append(f'{level * 100:g} % of the law')
-    for row, line in zip(rows, cells, strict=True):
-      line.append(' to '.join(map(_loss, row['interval'])))
-  return tables.grid('Predicted loss, nats per token', header, cells)
+    for ends, line in zip(intervals, cells, strict=True):
+      line.append(tables.interval(ends, _loss))
+  text = tables.grid('Predicted loss, nats per token', header, cells)
+  if any(map(tables.is_open, intervals or ())):
+    text += f'\n{tables.ABOUT_OPEN}'
+  return text
 
 
 def _loss(value: float) -> str:
   return f'{value:.4f}' if value < 100 else f'{value:.2e}'
-
-
-def _beyond(given: GivenLaw, n: np.ndarray, d: np.ndarray) -> Iterator[str]:
-  """A law is known where its runs are."""
-  if given.fit is None:
-    return
-  for name, asked, known in (
-    ('parameters', n, given.fit.parameters),
-    ('tokens', d, given.fit.tokens),
-  ):
-    low, high = known.min(), known.max()
-    if asked.max() > high or asked.min() < low:
-      yield (
-        f'{name} from {short(asked.min())} to {short(asked.max())}: the law '
-        f'was fitted from {short(low)} to {short(high)}'
-      )

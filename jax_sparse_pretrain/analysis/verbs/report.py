@@ -4,6 +4,7 @@ import argparse
 import shlex
 
 from jax_sparse_pretrain.analysis.verbs import Answer, fitted
+from jax_sparse_pretrain.analysis.verbs.arguments import given_names
 
 SUMMARY = 'one page of HTML on runs: law, intervals, comparison, pictures'
 EXAMPLE = 'report runs.csv --out report.html'
@@ -47,15 +48,13 @@ def command_line(arguments: argparse.Namespace) -> str:
   """The command that these arguments came from, without the defaults."""
   parser = argparse.ArgumentParser()
   add_arguments(parser)
-  defaults = vars(parser.parse_args([]))
   words = ['python', '-m', 'jax_sparse_pretrain.analysis', 'report']
   words += arguments.paths
-  given = {**defaults, **vars(arguments), 'paths': []}
-  for name in (*defaults, 'out'):
-    value = given[name]
-    if value is True:
+  for name in given_names(parser, arguments):
+    value = getattr(arguments, name)
+    if value is True and name != 'json':
       words.append(f'--{name}')
-    elif value != defaults.get(name):
+    elif name not in ('verb', 'paths', 'json'):
       for each in value if isinstance(value, list) else [value]:
         words += [f'--{name}', str(each)]
   return ' '.join(map(_quoted, words))

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from jax_sparse_pretrain.analysis.comparison.compare import compare_laws
 from jax_sparse_pretrain.analysis.comparison.results import Comparison
-from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
-from jax_sparse_pretrain.analysis.fitting.law import FLOPS
+from jax_sparse_pretrain.analysis.fitting.law import FLOPS, ScalingLaw
 from jax_sparse_pretrain.analysis.plots import sparsity
 from jax_sparse_pretrain.analysis.plots.coefficients import plot_coefficients
 from jax_sparse_pretrain.analysis.plots.density import plot_density
@@ -20,12 +19,10 @@ from jax_sparse_pretrain.analysis.plots.predicted import plot_predicted
 from jax_sparse_pretrain.analysis.reporting.report import Picture, Report
 from jax_sparse_pretrain.analysis.runs.counted import Average
 from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.analysis.runs.workdirs import read_averages
 from jax_sparse_pretrain.analysis.verbs import fitted
 from jax_sparse_pretrain.analysis.verbs.arguments import read_runs
-from jax_sparse_pretrain.analysis.verbs.pictures import (
-  known_kinds,
-  read_averages,
-)
+from jax_sparse_pretrain.analysis.verbs.pictures import known_kinds
 
 FEWEST_RUNS = 5  # as many as coefficients
 
@@ -42,8 +39,6 @@ def make_report(arguments: argparse.Namespace, command: str) -> Report:
   if known and sparsity.varies(runs.sparsity):
     comparison, why_not = _compared(runs, arguments.delta)
     said += why_not
-  kinds = known_kinds(runs) if comparison else []
-  laws = {each: fitted.fit_runs(arguments, runs, each) for each in kinds}
   return Report(
     title=arguments.title,
     command=command,
@@ -58,7 +53,7 @@ def make_report(arguments: argparse.Namespace, command: str) -> Report:
     warnings=said,
     pictures={
       'law': list(_of_law(runs, known, kind, arguments.level)),
-      'compare': list(_of_kinds(runs, laws)),
+      'compare': list(_of_kinds(runs, comparison)),
       'average': list(_of_averages(averages)),
     },
   )
@@ -97,19 +92,26 @@ def _of_law(
     budgets = round_budgets(FLOPS * fit.parameters * fit.tokens)
     yield Picture(
       plot_isoflops(fit, budgets, runs, kind),
-      'Loss over model size at equal compute C = 6 N D, and its least. Points '
+      'Loss over model size at equal compute C = 6 N D. Points '
       'have the colour of their own compute.',
-      f'Curves of loss over model size for {len(budgets)} budgets of compute, '
-      'with the optimum of each.',
+      f'Curves of loss over model size for {len(budgets)} budgets of compute.',
     )
 
 
-def _of_kinds(runs: Runs, laws: dict[str, ScalingLawFit]) -> Iterator[Picture]:
+def _of_kinds(runs: Runs, comparison: Comparison | None) -> Iterator[Picture]:
+  """The compared laws themselves: where others fit as well, those differ."""
+  found = {law.name: law for law in comparison.laws} if comparison else {}
+  laws = {
+    kind: ScalingLaw.from_dict(found[f'{kind} N'].coefficients)
+    for kind in known_kinds(runs)
+    if f'{kind} N' in found
+  }
   if laws:
     yield Picture(
       plot_predicted(runs, laws),
-      'Each law is fitted to all runs; what it leaves, below. Where the right '
-      'parameters are counted, no sparsity is off to one side.',
+      'Each law is fitted to all runs; its residuals, measured above '
+      'predicted, below. Where the right parameters are counted, no sparsity '
+      'is off to one side.',
       f'Predicted over measured loss for the laws of {", ".join(laws)} '
       'parameters, coloured by sparsity.',
     )

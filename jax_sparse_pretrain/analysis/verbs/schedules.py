@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain.analysis.plans.planner import check_one_shot
 from jax_sparse_pretrain.analysis.runs.average import Average, planned_average
 from jax_sparse_pretrain.planning import Plan, plan
 from jax_sparse_pretrain.schedule import SHAPES
@@ -12,6 +13,7 @@ from jax_sparse_pretrain.schedule import SHAPES
 KEYS = ('sparsity', 'start', 'end', 'unit', 'every', 'schedule', 'power')
 LENGTHS = ('steps', 'dense_steps')
 FLAGS = ('linear_parameters', 'tokens_per_step', *LENGTHS, *KEYS)
+LARGEST = 10**18
 UNITS = ('compute_fraction', 'step_fraction', 'steps')
 
 
@@ -19,13 +21,14 @@ def count(text: str) -> int:
   """41549824 or 1.1e9, of parameters, tokens or steps."""
   try:
     value = float(text)
-    if value >= 1 and value.is_integer():
+    if 1 <= value <= LARGEST and value.is_integer():
       # Digits beyond those of a float are kept.
       return int(text) if text.isdigit() else int(value)
   except (OverflowError, ValueError):
     pass
   raise argparse.ArgumentTypeError(
-    f'{text!r}: must be a whole number above 0, such as 41549824 or 1.1e9'
+    f'{text!r}: must be a whole number above 0, such as 41549824 or 1.1e9, '
+    f'and at most {LARGEST:.0e}'
   )
 
 
@@ -92,17 +95,13 @@ def make_plan(asked: Mapping[str, Any], **lengths: int | None) -> Plan:
     pruning = config_lib.from_dict({'pruning': given}).pruning
   except config_lib.ConfigError as error:
     raise ValueError(str(error).replace('pruning.', '--')) from None
-  start, end = pruning.start, pruning.end
-  if pruning.schedule == 'one_shot' and start != end:
-    raise ValueError(
-      f'--start = {start}, --end = {end}: must be equal for one_shot'
-    )
+  check_one_shot(pruning.schedule, pruning.start, pruning.end)
   try:
     return plan(
       shape=pruning.schedule,
       sparsity=pruning.sparsity,
-      start=start,
-      end=end,
+      start=pruning.start,
+      end=pruning.end,
       unit=pruning.unit,
       every=pruning.every,
       power=pruning.power,

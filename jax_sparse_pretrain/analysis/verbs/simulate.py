@@ -22,6 +22,7 @@ SUFFIXES = ('.csv', '.json')
 
 # Of any length, the mean density is the same; here to four digits.
 STEPS = 100_000
+LARGEST_NOISE = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def answer(arguments: argparse.Namespace) -> Answer:
   given = read_law(arguments.law)
   check_not_negative(arguments, 'seed')
+  if arguments.noise > LARGEST_NOISE:
+    raise ValueError(
+      f'--noise = {arguments.noise}: must be at most {LARGEST_NOISE:g}, of '
+      'log loss'
+    )
   density = {s: _mean_density(s) for s in arguments.sparsity}
   cells = itertools.product(
     arguments.linear_parameters, arguments.sparsity, arguments.tokens

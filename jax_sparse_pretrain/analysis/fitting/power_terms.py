@@ -13,7 +13,7 @@ projection), and SciPy's trust-region solver takes the best to the optimum.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,14 +26,6 @@ GRID = 6
 # inside the bounds, comes as close as it likes but never there.
 NOTHING = 1e-8
 MAX_EVALUATIONS = 2000
-# Weight of squared errors, and steps to follow them: along a plateau to its
-# end, and as far as shows that there is one. The end costs a millionth part of
-# the objective at most, or there was no plateau.
-SQUARES, TRACE = 1e-4, 1e-6
-TRACE_STEPS = 60
-SAME = 1e-6
-# Of log loss: predictions that differ by less are the same.
-NOTICED = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,59 +57,24 @@ def fit(
     delta: of the Huber loss, in log loss.
     bounds: lowest and highest value of each exponent; lowest may be 0.
   """
-  problem, units = _centred(factors, loss, delta, bounds)
+  problem, units = centred(factors, loss, delta, bounds)
   ends = [problem.refine(start) for start in problem.starts()]
   theta = min(ends, key=problem.objective)
-  sizes, exponents = problem.split(theta)
-  with np.errstate(divide='ignore'):
-    log_sizes = np.log(sizes) + units(exponents)
-  return Fitted(log_sizes, exponents, problem.objective(theta))
+  return Fitted(*problem.terms(theta, units), problem.objective(theta))
 
 
-def settled(
-  factors: np.ndarray,
-  loss: np.ndarray,
-  delta: float,
-  bounds: Sequence[tuple[float, float]],
-  log_sizes: np.ndarray,
-  exponents: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray] | None:
-  """Of fits as good as this optimal one, that of least squared error.
-
-  Far from zero Huber's loss is linear. Where each place (N, D) has as many
-  runs above the law as below it, the law can move between them at no cost: the
-  optimum is a plateau, on which a solver stops anywhere.
-
-  Returns:
-    log_sizes and exponents; None if there is no other fit as good.
-  """
-  problem, units = _centred(factors, loss, delta, bounds)
-  theta = np.concatenate([np.exp(log_sizes - units(exponents)), exponents])
-  traced = problem.descend(theta, _huber_and(TRACE), delta, 1e-14, TRACE_STEPS)
-  moved = np.abs(problem.residuals(traced) - problem.residuals(theta)).max()
-  if moved < NOTICED:
-    return None
-  found = problem.descend(
-    theta, _huber_and(SQUARES), delta, 1e-14, MAX_EVALUATIONS
-  )
-  if problem.objective(found) > problem.objective(theta) * (1 + SAME):
-    return None
-  sizes, exponents = problem.split(found)
-  return np.log(sizes) + units(exponents), exponents
-
-
-def _centred(factors, loss, delta, bounds):
+def centred(factors, loss, delta, bounds):
   """The problem, and exponents -> log of the units of its sizes."""
   order = np.lexsort((*factors.reshape(-1, len(loss)), loss))
   pivots = factors[:, :, order].mean(axis=2)
   centred = factors[:, :, order] - pivots[:, :, None]
   z = np.log(loss[order])
-  problem = _Problem(centred, z - z.mean(), delta, np.array(bounds))
+  problem = Problem(centred, z - z.mean(), delta, np.array(bounds))
   return problem, lambda exponents: z.mean() + pivots @ exponents
 
 
 @dataclasses.dataclass(frozen=True)
-class _Problem:
+class Problem:
   """Centred factors and log losses: sizes are of the order of one."""
 
   factors: np.ndarray
@@ -127,6 +84,12 @@ class _Problem:
 
   def split(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.split(theta, [len(self.factors)])
+
+  def terms(self, theta, units) -> tuple[np.ndarray, np.ndarray]:
+    """log_sizes, in the units of the data, and exponents."""
+    sizes, exponents = self.split(theta)
+    with np.errstate(divide='ignore'):
+      return np.log(sizes) + units(exponents), exponents
 
   def residuals(self, theta: np.ndarray) -> np.ndarray:
     sizes, exponents = self.split(theta)
@@ -159,6 +122,10 @@ class _Problem:
       tolerance = 1e-6 if factor > 1 else 1e-14
       width = self.delta * factor
       theta = self.descend(theta, 'huber', width, tolerance, MAX_EVALUATIONS)
+    return self.trimmed(theta)
+
+  def trimmed(self, theta: np.ndarray) -> np.ndarray:
+    """Sizes of nothing as zeros."""
     is_size = np.arange(len(theta)) < len(self.factors)
     return np.where(is_size & (theta < NOTHING), 0, theta)
 
@@ -191,18 +158,6 @@ class _Problem:
     columns = self._powers(exponents) / np.exp(self.z)
     sizes, _ = optimize.nnls(columns.T, np.ones(len(self.z)))
     return np.concatenate([sizes, exponents])
-
-
-def _huber_and(weight: float) -> Callable[[np.ndarray], np.ndarray]:
-  """Huber's rho of z = (r / delta)^2, its derivatives, and squares."""
-
-  def rho(z: np.ndarray) -> np.ndarray:
-    root = np.sqrt(np.maximum(z, 1))
-    value = np.where(z > 1, 2 * root - 1, z) + weight * z
-    bend = np.where(z > 1, -0.5 / root**3, 0)
-    return np.stack([value, 1 / root + weight, bend])
-
-  return rho
 
 
 def log_loss(

@@ -91,6 +91,9 @@ class Optimizer:
     key('cosine')
   )
   warmup_fraction: float = key(0.01, BELOW_ONE)  # of all steps
+  # Of warm-up, if not 0, in place of warmup_fraction: runs that differ in
+  # length then begin alike.
+  warmup_steps: int = key(0, at_least(0))
   decay_fraction: float = key(0.2, FRACTION)  # warmup_stable_decay only
   final_lr_fraction: float = key(0.1, FRACTION)  # of the peak
   b1: float = key(0.9, BELOW_ONE)
@@ -298,6 +301,7 @@ def _batch_checks(config: Config) -> Iterator[_Check]:
 def _optimizer_checks(optimizer: Optimizer) -> Iterator[_Check]:
   yield (
     optimizer.schedule != 'warmup_stable_decay'
+    or optimizer.warmup_steps > 0  # checked where the steps are known
     or optimizer.warmup_fraction + optimizer.decay_fraction <= 1,
     f'optimizer.decay_fraction = {optimizer.decay_fraction}: must be at most '
     f'1 - optimizer.warmup_fraction = {1 - optimizer.warmup_fraction}',

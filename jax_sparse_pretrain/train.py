@@ -6,11 +6,13 @@ its state.
 """
 
 import argparse
+import contextlib
+import functools
 import pathlib
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import config_flags
@@ -77,22 +79,38 @@ def load_config(path: str, overrides: Sequence[str]) -> config_lib.Config:
   if not pathlib.Path(path.split(':')[0]).is_file():
     raise config_lib.ConfigError(f'--config = {path}: must be a file')
   argv = ['train', f'--config={path}', *overrides]
+  define = functools.partial(config_flags.DEFINE_config_file, 'config')
+  return config_lib.from_dict(read_flags(path, define, argv))
+
+
+def read_flags(path: str, define: Callable, argv: list[str]) -> dict[str, Any]:
+  """The config that `define` declares, with what `argv` overrides.
+
+  Raises:
+    ConfigError: naming the path.
+  """
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
-  try:
+  with errors_of_file(path):
+    define(flag_values=values, sys_argv=argv)
     rest = values(argv)[1:]
     loaded = values.config.to_dict()
-  # The file is the user's code: it may do anything.
-  except (Exception, SystemExit) as error:
-    raise config_lib.ConfigError(
-      f'--config = {path}: {_one_line(error)}'
-    ) from error
   if rest:
     raise config_lib.ConfigError(f'{rest[0]}: is not an argument; see --help')
-  return config_lib.from_dict(loaded)
+  return loaded
 
 
-def _one_line(error: BaseException) -> str:
+@contextlib.contextmanager
+def errors_of_file(path: str) -> Iterator[None]:
+  """Makes errors ConfigErrors: the file is the user's, and may do anything."""
+  try:
+    yield
+  except (Exception, SystemExit) as error:
+    raise config_lib.ConfigError(
+      f'--config = {path}: {one_line(error)}'
+    ) from error
+
+
+def one_line(error: BaseException) -> str:
   # A KeyError's text is the repr of its message.
   text = error.args[0] if isinstance(error, KeyError) else error
   return ' '.join(str(text).split()) or type(error).__name__

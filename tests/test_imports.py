@@ -35,6 +35,16 @@ ALLOWED = {
     'config',
     'analysis',
   },
+  'sweep': {
+    'analysis',
+    'config',
+    'model',
+    'planning',
+    'schema',
+    'sweep',
+    'train',
+    'training',
+  },
   'training/step.py': {'pruning'},
   'training/loss.py': set(),
 }

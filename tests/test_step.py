@@ -294,14 +294,13 @@ def test_evaluation_counts_every_row_once_whatever_the_batch(batch_size):
   rows = np.random.default_rng(0).integers(0, 5, size=(7, 9)).astype(np.int32)
   table = jnp.asarray(np.random.default_rng(1).normal(size=(5, 5)), jnp.float32)
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  run = evaluate.make_evaluate(
+  row_losses = evaluate.make_row_losses(
     lambda params, tokens: params[tokens],
-    rows,
-    batch_size,
     params_sharding=here,
     rows_sharding=here,
     loss_sharding=here,
   )
+  run = evaluate.make_evaluate(row_losses, rows, batch_size, here)
   log_p = np.log(np.exp(table) / np.exp(table).sum(-1, keepdims=True))
   expected = -log_p[rows[:, :-1], rows[:, 1:]].mean()
   assert run(table) == pytest.approx(expected, rel=1e-6)

@@ -10,22 +10,17 @@ from jax.sharding import NamedSharding
 from jax_sparse_pretrain.training import loss as loss_lib
 
 
-def make_evaluate(
+def make_row_losses(
   apply: loss_lib.Apply,
-  rows: np.ndarray,
-  batch_size: int,
   *,
   params_sharding: Any,
   rows_sharding: NamedSharding,
   loss_sharding: NamedSharding,
-) -> Callable[[Any], float]:
-  """Returns params -> mean loss over all targets of `rows`, in nats.
+) -> Callable[[Any, jax.Array], jax.Array]:
+  """Returns (params, int32[B, L + 1]) -> mean loss of each row, in nats.
 
   Args:
     apply: (params, tokens) -> logits.
-    rows: int32[n, L + 1] on the host, the same in every process.
-    batch_size: rows at a time; the last batch is filled up with rows that
-      are not counted.
     params_sharding: of the params.
     rows_sharding: of a batch.
     loss_sharding: of its losses; replicated.
@@ -34,11 +29,28 @@ def make_evaluate(
   def row_losses(params: Any, batch: jax.Array) -> jax.Array:
     return loss_lib.token_losses(apply, params, batch).mean(axis=-1)
 
-  row_losses = jax.jit(
+  return jax.jit(
     row_losses,
     in_shardings=(params_sharding, rows_sharding),
     out_shardings=loss_sharding,
   )
+
+
+def make_evaluate(
+  row_losses: Callable[[Any, jax.Array], jax.Array],
+  rows: np.ndarray,
+  batch_size: int,
+  rows_sharding: NamedSharding,
+) -> Callable[[Any], float]:
+  """Returns params -> mean loss over all targets of `rows`, in nats.
+
+  Args:
+    row_losses: of `make_row_losses`.
+    rows: int32[n, L + 1] on the host, the same in every process.
+    batch_size: rows at a time; the last batch is filled up with rows that
+      are not counted.
+    rows_sharding: of a batch.
+  """
 
   def evaluate(params: Any) -> float:
     losses = []

@@ -12,9 +12,10 @@ from jax_sparse_pretrain.sharding import path_name
 from jax_sparse_pretrain.training import resume
 from jax_sparse_pretrain.training import sinks as sinks_lib
 from jax_sparse_pretrain.training import workdir as workdir_lib
+from jax_sparse_pretrain.training.branches import Branches
 from jax_sparse_pretrain.training.checkpoint import Checkpoints
 from jax_sparse_pretrain.training.meter import Meter, NonFiniteError
-from jax_sparse_pretrain.training.progress import Progress
+from jax_sparse_pretrain.training.progress import Part, Progress
 from jax_sparse_pretrain.training.setup import Experiment
 from jax_sparse_pretrain.training.signals import Stopped, StopRequest
 
@@ -22,18 +23,20 @@ Summary = dict[str, Any]
 
 
 class Hook(NamedTuple):
-  """Something to do every so many steps and after the last.
+  """Something to do after some steps.
 
   Attributes:
-    every: steps; 0 for only after the last.
+    is_due: finished steps -> whether to do it now.
     run: finished steps -> None.
   """
 
-  every: int
+  is_due: Callable[[int], bool]
   run: Callable[[int], None]
 
-  def is_due(self, step: int, steps: int) -> bool:
-    return step == steps or (self.every > 0 and step % self.every == 0)
+
+def at_multiples(every: int, steps: int) -> Callable[[int], bool]:
+  """Due every so many steps, if not 0, and after the last of `steps`."""
+  return lambda step: step == steps or (every > 0 and step % every == 0)
 
 
 def train(
@@ -41,6 +44,9 @@ def train(
   workdir: workdir_lib.Workdir,
   stop: StopRequest,
   previous: workdir_lib.Previous | None = None,
+  *,
+  progress: Progress | Part | None = None,
+  branches: Branches | None = None,
 ) -> Summary:
   """Trains to the end, from the newest checkpoint of `workdir` if it has one.
 
@@ -49,6 +55,8 @@ def train(
     workdir: its files.
     stop: polled after every step.
     previous: the run in `workdir`, checked by `check_same_run`.
+    progress: shown to a person; if given, not closed.
+    branches: where other runs leave this one.
 
   Returns:
     What `summary.json` holds.
@@ -80,8 +88,14 @@ def train(
       for sink in sinks:
         stack.enter_context(contextlib.closing(sink))
       resume.rewind_files(experiment, workdir, previous, start.step)
-    progress = stack.enter_context(Progress(experiment.plan.steps, start.step))
-    run = _Run(experiment, workdir, checkpoints, sinks, progress, start)
+    if progress is None:
+      progress = stack.enter_context(
+        Progress(experiment.plan.steps, start.step)
+      )
+    branches = branches or Branches(workdir.root)
+    run = _Run(
+      experiment, workdir, checkpoints, sinks, progress, start, branches
+    )
     return run.to_the_end(stop)
 
 
@@ -94,14 +108,16 @@ class _Run:
     workdir: workdir_lib.Workdir,
     checkpoints: Checkpoints,
     sinks: list[sinks_lib.Sink],
-    progress: Progress,
+    progress: Progress | Part,
     start: resume.Start,
+    branches: Branches,
   ):
     self._experiment, self._config = experiment, experiment.config
     self._workdir = workdir
     self._checkpoints = checkpoints
     self._sinks = sinks
     self._progress = progress
+    self._branches = branches
     self._start, self._steps = start.step, experiment.plan.steps
     self._state = start.state
     self._eval_loss: float | None = start.carried.get('eval_loss')
@@ -111,18 +127,22 @@ class _Run:
       self._write_metrics,
       start.carried,
       writes_history=jax.process_index() == 0,
+      n_losses=branches.n_losses,
     )
 
   def to_the_end(self, stop: StopRequest) -> Summary:
+    config = self._config
     hooks = [
-      Hook(self._config.evaluation.every, self._evaluate),
-      Hook(self._config.checkpoint.every, self._save),
+      Hook(at_multiples(config.evaluation.every, self._steps), self._evaluate),
+      # Before the checkpoint: a run that goes on from there has branched.
+      Hook(self._branches.is_due, self._leave_branch),
+      Hook(at_multiples(config.checkpoint.every, self._steps), self._save),
     ]
     try:
       for step in range(self._start + 1, self._steps + 1):
         self._take_step(step)
         for hook in hooks:
-          if hook.is_due(step, self._steps):
+          if hook.is_due(step):
             hook.run(step)
         if stop.signal is not None and step < self._steps:
           self._save_and_stop(step, stop)
@@ -180,10 +200,26 @@ class _Run:
     # the history must be on disk before the checkpoint that relies on it.
     self._meter.flush()
     with self._meter.paused():
-      carried = {**self._meter.carried(), 'eval_loss': self._eval_loss}
-      self._checkpoints.save(
-        step, self._state, self._experiment.batches.get_state(), carried
+      self._save_to(self._checkpoints, step, self._carried())
+
+  def _leave_branch(self, step: int) -> None:
+    self._meter.flush()
+    with self._meter.paused():
+      carried = self._carried()
+      self._branches.leave(
+        step,
+        self._workdir,
+        lambda checkpoints: self._save_to(checkpoints, step, carried),
+        n_losses=len(carried['recent_losses']),
       )
+
+  def _carried(self) -> dict[str, Any]:
+    return {**self._meter.carried(), 'eval_loss': self._eval_loss}
+
+  def _save_to(self, checkpoints: Checkpoints, step: int, carried) -> None:
+    checkpoints.save(
+      step, self._state, self._experiment.batches.get_state(), carried
+    )
 
   def _save_and_stop(self, step: int, stop: StopRequest) -> None:
     if step not in self._checkpoints.steps():

@@ -25,6 +25,11 @@ class NonFiniteError(RuntimeError):
   """A loss, the gradient or the weights have become NaN or infinite."""
 
 
+def tail(steps: int) -> int:
+  """The last hundredth of a run, over which the summary averages its loss."""
+  return math.ceil(steps / 100)
+
+
 class Meter:
   """Turns device metrics into history rows and logged scalars.
 
@@ -34,6 +39,7 @@ class Meter:
     write: receives (finished steps, scalars) at the logging cadence.
     carried: of `carried()` in the checkpoint that the run resumes from.
     writes_history: whether this process does.
+    n_losses: recent losses to carry, if more than the run needs itself.
   """
 
   def __init__(
@@ -43,16 +49,16 @@ class Meter:
     write: Write,
     carried: Mapping[str, Any],
     writes_history: bool = True,
+    n_losses: int = 0,
   ):
     self._experiment = experiment
     self._config, self._header = experiment.config, experiment.header
     self._workdir = workdir
     self._write = write
     self._writes_history = writes_history
-    # The last hundredth of the run is what the summary averages over.
-    self._tail = math.ceil(experiment.plan.steps / 100)
+    self._tail = tail(experiment.plan.steps)
     losses = carried.get('recent_losses', [])
-    window = max(self._config.logging.every, self._tail)
+    window = max(self._config.logging.every, self._tail, n_losses)
     self._losses = collections.deque(losses, maxlen=window)
     self._last_finite = losses[-1] if losses else None
     self._rows = list(history.read(workdir.history).rows)

@@ -54,7 +54,7 @@ def learning_rates(config: config_lib.Optimizer, steps: int) -> np.ndarray:
   Linear warm-up reaches the peak at its last step; the last step of the run,
   if any come after warm-up, has the final rate.
   """
-  warmup = round(config.warmup_fraction * steps)
+  warmup = warmup_steps(config, steps)
   schedule = optax.join_schedules(
     [
       optax.linear_schedule(0.0, config.peak_lr, max(warmup, 1)),
@@ -62,8 +62,20 @@ def learning_rates(config: config_lib.Optimizer, steps: int) -> np.ndarray:
     ],
     boundaries=[warmup],
   )
-  rates = schedule(jnp.arange(1, steps + 1))
-  return np.broadcast_to(np.asarray(rates, np.float32), (steps,))
+  # At a length that runs share: each new one would compile every operation.
+  length = 1 << steps.bit_length()
+  rates = np.asarray(schedule(jnp.arange(1, length + 1)), np.float32)
+  return np.broadcast_to(rates, (length,))[:steps]
+
+
+def warmup_steps(config: config_lib.Optimizer, steps: int) -> int:
+  """Steps of warm-up in a run of `steps`."""
+  return config.warmup_steps or round(config.warmup_fraction * steps)
+
+
+def decay_steps(config: config_lib.Optimizer, steps: int) -> int:
+  """Steps of decay of a warmup_stable_decay run of `steps`."""
+  return max(round(config.decay_fraction * steps), 1)
 
 
 def _after_warmup(
@@ -76,7 +88,7 @@ def _after_warmup(
   if config.schedule == 'linear':
     return optax.linear_schedule(peak, final, left)
   if config.schedule == 'warmup_stable_decay':
-    decay = min(max(round(config.decay_fraction * steps), 1), left)
+    decay = min(decay_steps(config, steps), left)
     return optax.linear_schedule(peak, final, decay, left - decay)
   return optax.constant_schedule(peak)
 

@@ -1,8 +1,8 @@
 """The jitted functions of a run and the shardings of its state."""
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,27 +12,63 @@ from jax.sharding import Mesh
 
 from jax_sparse_pretrain import pruning, sharding
 from jax_sparse_pretrain.config import Config
+from jax_sparse_pretrain.model.decoder import Decoder
+from jax_sparse_pretrain.training import evaluate as evaluate_lib
+from jax_sparse_pretrain.training import loss as loss_lib
 from jax_sparse_pretrain.training import optimizer as optimizer_lib
 from jax_sparse_pretrain.training import step as step_lib
+
+
+class Programs(NamedTuple):
+  """The jitted functions of a run, and what its state looks like.
+
+  Attributes:
+    abstract_state: shapes, types and shardings of the state.
+    init: seed -> fresh state, on the devices.
+    init_masks: (params, finished steps) -> masks that keep everything.
+    train_step: (state, rows, controls) -> (state, metrics); donates the state.
+    forward: state -> the params that the forward pass sees.
+    kept: state -> {kernel: bool[shape]} of kernels that are not dense.
+    count_nonzero: state -> {kernel: counts per layer}.
+    row_losses: (params, rows) -> the loss of each row.
+  """
+
+  abstract_state: step_lib.TrainState
+  init: Callable[[int], step_lib.TrainState]
+  init_masks: Callable[[Any, int], Any]
+  train_step: Callable
+  forward: Callable[[step_lib.TrainState], Any]
+  kept: Callable[[step_lib.TrainState], Any]
+  count_nonzero: Callable
+  row_losses: Callable
+
+
+# Programs by `keys.program_key` and mesh; what runs of a process share.
+Cache = MutableMapping[tuple[str, Mesh], Programs]
 
 
 def make_programs(
   config: Config,
   mesh: Mesh,
-  model: nn.Module,
-  loss_fn: step_lib.LossFn,
   kernels: Mapping[str, pruning.Kernel],
   pruner: pruning.Pruner,
-  params_sharding: Any,
-) -> dict[str, Any]:
-  """The jitted functions on a state, and what the state looks like.
+) -> Programs:
+  """Makes the functions; each is compiled when it is first called.
 
-  Returns:
-    The fields of `setup.Experiment` of these names.
+  Raises:
+    ConfigError: for a mesh axis that does not divide a parameter.
   """
+  model = Decoder(config.model, sharding.constrain_to(mesh))
+
+  def apply(params, tokens):
+    return model.apply({'params': params}, tokens)
+
+  loss_fn = loss_lib.make_loss_fn(apply, config.model.z_loss)
+  boxed = _abstract_params(model, config)
+  params_sharding = sharding.parameter_shardings(mesh, boxed)
   tx = optimizer_lib.make_optimizer(config.optimizer)
   init = _make_init(model, config, tx, pruner)
-  abstract = jax.eval_shape(init)
+  abstract = jax.eval_shape(init, 0)
   shardings = _state_shardings(abstract, params_sharding, tx, mesh)
   everywhere = sharding.replicated(mesh)
   train_step = step_lib.make_train_step(
@@ -41,26 +77,38 @@ def make_programs(
     pruner,
     accumulation_steps=config.accumulation_steps,
   )
-  return {
-    'abstract_state': jax.tree.map(_abstract, abstract, shardings),
-    'init': jax.jit(init, out_shardings=shardings),
-    'init_masks': jax.jit(pruner.init, out_shardings=shardings.masks),
-    'train_step': jax.jit(
+  return Programs(
+    abstract_state=jax.tree.map(_abstract, abstract, shardings),
+    init=jax.jit(init, out_shardings=shardings),
+    init_masks=jax.jit(pruner.init, out_shardings=shardings.masks),
+    train_step=jax.jit(
       train_step,
       in_shardings=(shardings, sharding.batch_sharding(mesh), everywhere),
       out_shardings=(shardings, everywhere),
       donate_argnums=0,
     ),
-    'forward': _make_forward(pruner, shardings.params),
-    'kept': jax.jit(lambda state: pruner.kept(state.params, state.masks)),
-    'count_nonzero': _make_count(kernels, pruner, abstract.masks, everywhere),
-  }
+    forward=_make_forward(pruner, shardings.params),
+    kept=jax.jit(lambda state: pruner.kept(state.params, state.masks)),
+    count_nonzero=_make_count(kernels, pruner, abstract.masks, everywhere),
+    row_losses=evaluate_lib.make_row_losses(
+      apply,
+      params_sharding=params_sharding,
+      rows_sharding=sharding.batch_sharding(mesh),
+      loss_sharding=everywhere,
+    ),
+  )
 
 
-def _make_init(model, config: Config, tx, pruner):
-  def init() -> step_lib.TrainState:
+def _abstract_params(model: Decoder, config: Config) -> Any:
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  tokens = jax.ShapeDtypeStruct((1, config.model.context_length), np.int32)
+  return jax.eval_shape(model.init, key, tokens)['params']
+
+
+def _make_init(model: Decoder, config: Config, tx, pruner):
+  def init(seed: int) -> step_lib.TrainState:
     tokens = np.zeros((1, config.model.context_length), np.int32)
-    variables = model.init(jax.random.key(config.seed), tokens)
+    variables = model.init(jax.random.key(seed), tokens)
     return step_lib.init_state(nn.unbox(variables['params']), tx, pruner)
 
   return init

@@ -38,6 +38,10 @@ class Progress:
     self._origin: tuple[int, float] | None = None
     self._bar = self._open_bar() if self._stream.isatty() else None
 
+  @property
+  def is_bar(self) -> bool:
+    return self._bar is not None
+
   def advance(self, step: int) -> None:
     """Says that `step` steps are finished."""
     if self._origin is None:
@@ -110,6 +114,32 @@ class Progress:
 
   def _print(self, text: str) -> None:
     print(text, file=self._stream, flush=True)
+
+
+class Part:
+  """What a run is to see of the progress of several.
+
+  Args:
+    whole: progress over the steps of all.
+    finished: steps of the others before this run.
+    start: step of the run from which on its steps count.
+  """
+
+  def __init__(self, whole: Progress, finished: int, start: int):
+    self._whole, self._finished, self._start = whole, finished, start
+
+  def advance(self, step: int) -> None:
+    self._whole.advance(self._place(step))
+
+  def show(self, step: int, scalars: Mapping[str, float]) -> None:
+    if self._whole.is_bar:  # In a pipe, several runs have one line each.
+      self._whole.show(self._place(step), scalars)
+
+  def note(self, text: str) -> None:
+    """Notes of one run would bury those on the runs."""
+
+  def _place(self, step: int) -> int:
+    return self._finished + max(step - self._start, 0)
 
 
 def duration(seconds: float) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from jax_sparse_pretrain import planning, pruning
-from jax_sparse_pretrain.config import Config, ConfigError, Model
+from jax_sparse_pretrain.config import Config, ConfigError, Model, Optimizer
 from jax_sparse_pretrain.model import counts
-from jax_sparse_pretrain.training import pruners
+from jax_sparse_pretrain.training import optimizer, pruners
 from jax_sparse_pretrain.training.step import Controls
 
 
@@ -52,7 +52,7 @@ def make_plan(config: Config) -> planning.Plan:
   acts = pruners.traits(asked) if asked.sparsity else pruners.Traits()
   share = _share(config) if acts.prunes else 0.0
   try:
-    return planning.plan(
+    plan = planning.plan(
       shape=asked.schedule,
       sparsity=asked.sparsity,
       start=asked.start,
@@ -70,6 +70,20 @@ def make_plan(config: Config) -> planning.Plan:
       f'pruning and duration.value = {config.duration.value} '
       f'{config.duration.unit} do not fit: {error}'
     ) from None
+  _check_warmup(config.optimizer, plan.steps)
+  return plan
+
+
+def _check_warmup(asked: Optimizer, steps: int) -> None:
+  """Fractions are checked with the config, steps where the run's are known."""
+  decay = 0
+  if asked.schedule == 'warmup_stable_decay':
+    decay = optimizer.decay_steps(asked, steps)
+  if asked.warmup_steps > steps - decay:
+    raise ConfigError(
+      f'optimizer.warmup_steps = {asked.warmup_steps}: must be at most '
+      f'{steps - decay} of the {steps} steps of the run'
+    )
 
 
 def _share(config: Config) -> float:

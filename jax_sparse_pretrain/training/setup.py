@@ -18,16 +18,16 @@ from jax_sparse_pretrain import data as data_lib
 from jax_sparse_pretrain import history, pruning, sharding
 from jax_sparse_pretrain.config import Config, ConfigError
 from jax_sparse_pretrain.model import counts
-from jax_sparse_pretrain.model.decoder import Decoder, check_attention
+from jax_sparse_pretrain.model.decoder import check_attention
 from jax_sparse_pretrain.planning import Plan
 from jax_sparse_pretrain.training import evaluate as evaluate_lib
 from jax_sparse_pretrain.training import (
   hardware,
+  keys,
   programs,
   recipe,
   sinks,
 )
-from jax_sparse_pretrain.training import loss as loss_lib
 from jax_sparse_pretrain.training import optimizer as optimizer_lib
 from jax_sparse_pretrain.training import step as step_lib
 
@@ -105,12 +105,15 @@ class Experiment:
     }
 
 
-def set_up(config: Config, devices=None) -> Experiment:
+def set_up(
+  config: Config, devices=None, cache: programs.Cache | None = None
+) -> Experiment:
   """Builds every part of a run.
 
   Args:
     config: checked.
     devices: to run on; all if not given.
+    cache: where programs are looked up and left for runs that share them.
 
   Raises:
     ConfigError: for input that cannot work, naming the key.
@@ -121,15 +124,9 @@ def set_up(config: Config, devices=None) -> Experiment:
   sharding.check_batch(config, mesh)
   evaluation_batch = _evaluation_batch(config, mesh)
   check_attention(config.model)
-  model = Decoder(config.model, sharding.constrain_to(mesh))
-
-  def apply(params, tokens):
-    return model.apply({'params': params}, tokens)
-
-  boxed = _abstract_params(model, config)
   kernels = recipe.model_kernels(config.model)
   pruner = recipe.make_pruner(config, plan, kernels)
-  params_sharding = sharding.parameter_shardings(mesh, boxed)
+  made = _programs(config, mesh, kernels, pruner, cache)
   data = _open_data(config, mesh)
   # Last, because it runs on the device; nothing can be refused from here on.
   learning_rates = optimizer_lib.learning_rates(config.optimizer, plan.steps)
@@ -149,29 +146,30 @@ def set_up(config: Config, devices=None) -> Experiment:
     ),
     unigram_loss=evaluate_lib.unigram_loss(data.evaluation_rows),
     evaluate=evaluate_lib.make_evaluate(
-      apply,
+      made.row_losses,
       data.evaluation_rows,
       evaluation_batch,
-      params_sharding=params_sharding,
-      rows_sharding=sharding.batch_sharding(mesh),
-      loss_sharding=sharding.replicated(mesh),
+      sharding.batch_sharding(mesh),
     ),
-    **programs.make_programs(
-      config,
-      mesh,
-      model,
-      loss_lib.make_loss_fn(apply, config.model.z_loss),
-      kernels,
-      pruner,
-      params_sharding,
-    ),
+    abstract_state=made.abstract_state,
+    init=functools.partial(made.init, config.seed),
+    init_masks=made.init_masks,
+    train_step=made.train_step,
+    forward=made.forward,
+    kept=made.kept,
+    count_nonzero=made.count_nonzero,
   )
 
 
-def _abstract_params(model: Decoder, config: Config) -> Any:
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  tokens = jax.ShapeDtypeStruct((1, config.model.context_length), np.int32)
-  return jax.eval_shape(model.init, key, tokens)['params']
+def _programs(
+  config: Config, mesh: Mesh, kernels, pruner, cache: programs.Cache | None
+) -> programs.Programs:
+  if cache is None:
+    return programs.make_programs(config, mesh, kernels, pruner)
+  key = keys.program_key(config), mesh
+  if key not in cache:
+    cache[key] = programs.make_programs(config, mesh, kernels, pruner)
+  return cache[key]
 
 
 class _Data(NamedTuple):

@@ -29,6 +29,10 @@ class Workdir:
     return self.root / 'mask_history.jsonl'
 
   @property
+  def metrics(self) -> pathlib.Path:
+    return self.root / 'metrics.jsonl'
+
+  @property
   def checkpoints(self) -> pathlib.Path:
     return self.root / 'checkpoints'
 
@@ -45,9 +49,15 @@ class Workdir:
 
   @property
   def has_checkpoints(self) -> bool:
-    return self.checkpoints.is_dir() and any(
-      path.name.isdigit() for path in self.checkpoints.iterdir()
-    )
+    return bool(self.saved_steps)
+
+  @property
+  def saved_steps(self) -> list[int]:
+    """Steps with a finished checkpoint, oldest first."""
+    if not self.checkpoints.is_dir():
+      return []
+    names = (path.name for path in self.checkpoints.iterdir())
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 class Previous(NamedTuple):
@@ -63,10 +73,19 @@ class Previous(NamedTuple):
 
 
 def open_workdir(path: str | os.PathLike) -> Workdir:
-  """Creates the directory.
+  """Creates the directory of a run.
 
   Raises:
     ConfigError: if it cannot be created or written.
+  """
+  return Workdir(open_root(path, 'checkpoints'))
+
+
+def open_root(path: str | os.PathLike, *below: str) -> pathlib.Path:
+  """Creates a directory and those below it; makes sure that it can be written.
+
+  Raises:
+    ConfigError: if it cannot.
   """
   where = f'--workdir = {path}: must be a local directory that can be written'
   if '://' in str(path):
@@ -76,21 +95,26 @@ def open_workdir(path: str | os.PathLike) -> Workdir:
     root.mkdir(parents=True, exist_ok=True)
     probe = root / '.writable'
     probe.touch()
-    probe.unlink()
-    (root / 'checkpoints').mkdir(exist_ok=True)
+    probe.unlink(missing_ok=True)  # Another process may open it as well.
+    for name in below:
+      (root / name).mkdir(exist_ok=True)
   except OSError as error:
     raise ConfigError(f'{where} ({error.strerror})') from None
-  return Workdir(root)
+  return root
 
 
 @contextlib.contextmanager
-def locked(workdir: Workdir) -> Iterator[None]:
+def locked(workdir: Workdir, name: str = '.lock') -> Iterator[None]:
   """Keeps a second process out for as long as this one lives.
+
+  Args:
+    workdir: of the run.
+    name: of the file; processes of one name keep each other out.
 
   Raises:
     ConfigError: if another process is at work in it.
   """
-  with open(workdir.root / '.lock', 'w') as file:
+  with open(workdir.root / name, 'w') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -120,7 +144,7 @@ def check_same_run(
     return None
   if workdir.has_checkpoints and not workdir.history.exists():
     raise ConfigError(f'{where}: has checkpoints but no mask_history.jsonl')
-  before = _read_resolved(workdir)
+  before = read_resolved(workdir)
   changes = config_lib.alterations(before['config'], resolved['config'])
   if before['corpus'] != resolved['corpus']:
     changes['new run'].append('data: the corpus has changed')
@@ -129,7 +153,12 @@ def check_same_run(
   return Previous(before, changes['fork'])
 
 
-def _read_resolved(workdir: Workdir) -> dict[str, Any]:
+def read_resolved(workdir: Workdir) -> dict[str, Any]:
+  """What `config.json` holds, with the defaults of keys that are newer.
+
+  Raises:
+    ConfigError: if it is not the config of a run.
+  """
   try:
     resolved = json.loads(workdir.config.read_text())
     # As it would be now: with tuples, and the defaults of newer keys.
@@ -169,11 +198,17 @@ def _warn_of_rounding(before: dict, now: dict) -> None:
 def write_config(
   workdir: Workdir, resolved: dict, previous: Previous | None, step: int
 ) -> None:
-  """Writes `config.json`; every fork adds to its list of `forks`."""
+  """Writes `config.json`; every fork adds to its list of `forks`.
+
+  Where the run shares its first steps with one of its sweep, `trunk` says so.
+  """
   forks = previous.resolved.get('forks', []) if previous and step else []
   if previous and previous.changes and step:
     forks = [*forks, {'step': step, 'changes': previous.changes}]
-  write_json(workdir.config, {**resolved, 'forks': forks})
+  trunk = {}
+  if previous and step and 'trunk' in previous.resolved:
+    trunk = {'trunk': previous.resolved['trunk']}
+  write_json(workdir.config, {**resolved, 'forks': forks, **trunk})
 
 
 def finished_summary(workdir: Workdir, steps: int) -> dict[str, Any] | None:

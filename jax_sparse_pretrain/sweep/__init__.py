@@ -1,0 +1,1 @@
+"""Many runs from one config file, whose common first steps are trained once."""

@@ -1,0 +1,104 @@
+"""Trains many runs, the first steps that they have in common only once.
+
+The config file has get_config(), of what runs have in common, and get_runs(),
+which yields (name, {'section.key': value}) for each. Run it again with the same
+arguments to continue a sweep that was stopped. Each run has a workdir of its
+own, DIR/runs/NAME; DIR/runs.csv is the table of finished runs.
+Exit status: 0 done, 1 some runs failed, 2 bad input, 75 stopped on request
+after saving the state.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import NoReturn
+
+from jax_sparse_pretrain.config import ConfigError
+from jax_sparse_pretrain.train import (
+  EXIT_BAD_INPUT,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command and returns its exit status."""
+  try:
+    args, overrides = _parser().parse_known_args(argv)
+    _check(args)
+    if args.collect:
+      return _collect(args, overrides)
+    return _sweep(args, overrides)
+  except ConfigError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message: str) -> NoReturn:
+    raise ConfigError(f'{message}; see --help')
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = _Parser(
+    prog='python -m jax_sparse_pretrain.sweep',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog='Any key of what runs have in common: --config.SECTION.KEY=VALUE',
+    allow_abbrev=False,
+  )
+  parser.add_argument('--config', help='a file with get_config(), get_runs()')
+  parser.add_argument('--workdir', help='files of the sweep; needed to train')
+  what = parser.add_mutually_exclusive_group()
+  what.add_argument(
+    '--plan', action='store_true', help='print runs and cost, and stop'
+  )
+  what.add_argument(
+    '--collect',
+    action='store_true',
+    help='make DIR/runs.csv from the runs that are there, and stop',
+  )
+  share = parser.add_argument_group('a share of the runs, for an array of jobs')
+  share.add_argument('--index', type=int, help='of this share, from 0')
+  share.add_argument('--count', type=int, help='of shares')
+  return parser
+
+
+def _check(args: argparse.Namespace) -> None:
+  needed = ['workdir'] if args.collect else ['config']
+  if not (args.collect or args.plan):
+    needed.append('workdir')
+  for name in needed:
+    if not getattr(args, name):
+      raise ConfigError(f'--{name}: must be given; see --help')
+  if (args.index is None) != (args.count is None):
+    raise ConfigError('--index and --count: must be given together')
+  if args.count is not None and not 0 <= args.index < args.count:
+    raise ConfigError(
+      f'--index = {args.index}: must be from 0 to --count - 1 = '
+      f'{args.count - 1}'
+    )
+
+
+def _collect(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+  from jax_sparse_pretrain.sweep import directory, table
+
+  if overrides:
+    raise ConfigError(f'{overrides[0]}: is of no use to --collect')
+  found = directory.find_directory(args.workdir)
+  print(f'{table.write(found):,} finished runs: {found.table}')
+  return 0
+
+
+def _sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+  from jax_sparse_pretrain.training.signals import StopRequest
+
+  with StopRequest() as stop:
+    # Imported here, so that --help answers at once.
+    from jax_sparse_pretrain.sweep import command
+
+    return command.run(args, overrides, stop)
+
+
+if __name__ == '__main__':
+  warnings.formatwarning = lambda message, *_, **__: f'warning: {message}\n'
+  sys.exit(main())

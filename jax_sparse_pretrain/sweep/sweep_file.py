@@ -1,0 +1,128 @@
+"""A sweep's config file: `get_config()`, and `get_runs()` that alter it."""
+
+import copy
+import functools
+import pathlib
+import re
+import sys
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+from ml_collections import config_flags
+
+from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain import train
+from jax_sparse_pretrain.config import Config, ConfigError
+from jax_sparse_pretrain.planning import Plan
+from jax_sparse_pretrain.training import recipe
+
+_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._=+-]{0,99}')
+
+
+class Run(NamedTuple):
+  """Attributes:
+
+  name: of the run and of its directory.
+  config: checked.
+  plan: its steps.
+  """
+
+  name: str
+  config: Config
+  plan: Plan
+
+
+def read_sweep(path: str, overrides: Sequence[str]) -> list[Run]:
+  """The runs of a file, in its order.
+
+  Args:
+    path: defines `get_config()`, the `ConfigDict` of what runs have in common,
+      and `get_runs()`, which yields `(name, {'section.key': value})`.
+    overrides: `--config.KEY=VALUE` for all runs, where they do not set it.
+
+  Raises:
+    ConfigError: naming the run and the key.
+  """
+  if not pathlib.Path(path).is_file():
+    raise ConfigError(f'--config = {path}: must be a file')
+  with train.errors_of_file(path):
+    module = _execute(pathlib.Path(path))
+    base = _called(module, 'get_config')
+    asked = list(_called(module, 'get_runs'))
+  if not isinstance(base, ml_collections.ConfigDict):
+    raise ConfigError(f'--config = {path}: get_config() must give a ConfigDict')
+  if not asked:
+    raise ConfigError(f'--config = {path}: get_runs() gives no run')
+  argv = ['sweep', *overrides]
+  define = functools.partial(config_flags.DEFINE_config_dict, 'config', base)
+  values = train.read_flags(path, define, argv)
+  return [
+    _make_run(name, values, changes)
+    for name, changes in _checked(asked, f'--config = {path}: get_runs()')
+  ]
+
+
+def _execute(path: pathlib.Path) -> types.ModuleType:
+  """Not by ml_collections, which puts every file into one module."""
+  module = types.ModuleType(f'_sweep_file_{path.stem}')
+  module.__file__ = str(path)
+  sys.modules[module.__name__] = module  # Dataclasses look themselves up.
+  exec(compile(path.read_text(), path, 'exec'), module.__dict__)
+  return module
+
+
+def _called(module: types.ModuleType, name: str) -> Any:
+  if not callable(getattr(module, name, None)):
+    raise AttributeError(f'must define {name}()')
+  return getattr(module, name)()
+
+
+def _checked(asked: Sequence[Any], where: str) -> Iterator[tuple[str, Mapping]]:
+  seen = set()
+  for each in asked:
+    match each:
+      case [str(name), Mapping() as changes]:
+        pass
+      case _:
+        raise ConfigError(f'{where}: {each!r}: must be (name, overrides)')
+    if not _NAME.fullmatch(name):
+      raise ConfigError(
+        f'{where}: run {name!r}: must begin with a letter or digit and hold at '
+        'most 100 of letters, digits and . _ = + -, for it names a directory'
+      )
+    if name in seen:
+      raise ConfigError(f'{where}: run {name!r}: is there twice')
+    seen.add(name)
+    yield name, changes
+
+
+def _make_run(name: str, values: dict[str, Any], changes: Mapping) -> Run:
+  try:
+    config = config_lib.from_dict(_altered(values, changes))
+    plan = recipe.make_plan(config)
+    # Refuses what the run would refuse.
+    recipe.make_pruner(config, plan, recipe.model_kernels(config.model))
+  except ConfigError as error:
+    raise ConfigError(f'run {name}: {error}') from None
+  return Run(name, config, plan)
+
+
+def _altered(values: dict[str, Any], changes: Mapping) -> dict[str, Any]:
+  values = copy.deepcopy(values)
+  for key, value in changes.items():
+    if not isinstance(key, str) or isinstance(value, Mapping):
+      raise ConfigError(
+        f'{key!r}: {value!r}: overrides must be a value for each section.key'
+      )
+    *sections, last = key.split('.')
+    node = values
+    for section in sections:
+      node = node.setdefault(section, {})
+      if not isinstance(node, dict):
+        raise ConfigError(f'{key}: unknown key; {section} is no section')
+    # A file may well compute its values with NumPy.
+    node[last] = value.item() if isinstance(value, np.generic) else value
+  return values

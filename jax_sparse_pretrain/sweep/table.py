@@ -1,0 +1,149 @@
+"""The table of a sweep's finished runs, for the analysis."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_sparse_pretrain import schema
+from jax_sparse_pretrain.analysis import Runs, write_runs
+from jax_sparse_pretrain.config import Config, ConfigError
+from jax_sparse_pretrain.sweep.directory import Directory
+from jax_sparse_pretrain.training import workdir as workdir_lib
+from jax_sparse_pretrain.training.workdir import Workdir
+
+_SUMMARY = {
+  'average_parameters': 'average_parameters',
+  'initial_parameters': 'linear_parameters',
+  'final_parameters': 'final_parameters',
+  'sparsity': 'sparsity',
+  'tokens': 'tokens',
+  'loss': 'eval_loss',
+}
+
+
+class NoRuns(ConfigError):
+  """There is no finished run."""
+
+
+def write(directory: Directory, columns: Sequence[str] = ()) -> int:
+  """Makes `runs.csv` from the finished runs in `runs/`, in order of name.
+
+  Args:
+    directory: of the sweep.
+    columns: keys of the config to show beside those in which runs differ.
+
+  Returns:
+    How many runs it has.
+
+  Raises:
+    NoRuns: if there is none.
+    ConfigError: for a file that is not of a run.
+  """
+  if not directory.runs.is_dir():
+    raise NoRuns(f'{directory.runs}: no finished run')
+  # Shares may write at once; what is read last must be written last.
+  with _alone(directory):
+    found = dict(_finished(directory))
+    if not found:
+      raise NoRuns(f'{directory.runs}: no finished run')
+    runs = _as_runs(found, columns)
+    temporary = directory.table.with_name(f'.runs.csv.{os.getpid()}')
+    write_runs(temporary, runs)
+    temporary.replace(directory.table)
+  return len(runs)
+
+
+@contextlib.contextmanager
+def _alone(directory: Directory) -> Iterator[None]:
+  with open(directory.root / '.runs.lock', 'w') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+Found = tuple[dict[str, Any], dict[str, Any]]  # summary, config.json
+
+
+def _finished(directory: Directory) -> Iterator[tuple[str, Found]]:
+  paths = directory.runs.iterdir()
+  for path in sorted(paths, key=lambda path: _natural(path.name)):
+    files = Workdir(path)
+    if path.name.startswith('.') or not files.config.exists():
+      continue
+    resolved = workdir_lib.read_resolved(files)
+    steps = resolved['plan'].get('steps')
+    if summary := workdir_lib.finished_summary(files, steps):
+      yield path.name, (summary, resolved)
+
+
+def _natural(name: str) -> list[str | int]:
+  """run2 before run10."""
+  parts = re.split(r'(\d+)', name)
+  return [int(part) if part.isdigit() else part for part in parts]
+
+
+def _as_runs(found: Mapping[str, Found], columns: Sequence[str]) -> Runs:
+  numbers = {
+    ours: np.array([float(summary[theirs]) for summary, _ in found.values()])
+    for ours, theirs in _SUMMARY.items()
+  }
+  rows = [_others(*each) for each in found.values()]
+  configs = [dict(schema.leaves(each['config'])) for _, each in found.values()]
+  keys = dict.fromkeys([*columns, *differing_keys(configs)])
+  others = {name: [row[name] for row in rows] for name in rows[0]}
+  others |= {key: [config[key] for config in configs] for key in keys}
+  texts = {name: tuple(map(_text, cells)) for name, cells in others.items()}
+  return Runs(tuple(found), **numbers, others=texts)
+
+
+def _others(summary: dict, resolved: dict) -> dict[str, Any]:
+  """What the law does not need; empty where a dense run has no answer."""
+  config, plan = resolved['config'], resolved['plan']
+  pruning = config['pruning']
+  start, end = plan['compute_fractions']
+  sparse = {
+    'schedule': pruning['schedule'],
+    'start': plan['start'],
+    'end': plan['end'],
+    'start_fraction': start,
+    'end_fraction': end,
+  }
+  is_sparse = pruning['sparsity'] > 0
+  trunk = resolved.get('trunk', {})
+  return {
+    'train_loss': summary['train_loss'],
+    'seed': config['seed'],
+    'steps': summary['steps'],
+    'compute_flops': summary['compute_flops'],
+    **(sparse if is_sparse else dict.fromkeys(sparse, '')),
+    'trunk': trunk.get('run', ''),
+    'trunk_steps': trunk.get('step', 0),
+    'wall_seconds': summary['wall_seconds'],
+  }
+
+
+def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+  """Keys of flat configs in which runs differ, and that matter to a loss."""
+  return [
+    key
+    for key in configs[0]
+    if key != 'seed'
+    and schema.field(Config, key).metadata['change'] != 'nothing'
+    and any(config[key] != configs[0][key] for config in configs)
+  ]
+
+
+def flat(config: Config) -> dict[str, Any]:
+  return dict(schema.leaves(dataclasses.asdict(config)))
+
+
+def _text(value: Any) -> str:
+  if isinstance(value, str):
+    return value
+  return json.dumps(value) if isinstance(value, tuple | list) else repr(value)

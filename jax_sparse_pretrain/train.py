@@ -37,13 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_BAD_INPUT
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+  """Refuses with a ConfigError."""
+
   def error(self, message: str) -> NoReturn:
     raise config_lib.ConfigError(f'{message}; see --help')
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
+  parser = Parser(
     prog='python -m jax_sparse_pretrain.train',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

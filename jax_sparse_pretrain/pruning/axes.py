@@ -6,6 +6,9 @@ import jax
 
 from jax_sparse_pretrain.pruning.distribution import Kernel
 
+Arrays = Mapping[str, jax.Array]
+Kernels = Mapping[str, Kernel]
+
 
 def split(x: jax.Array, axis: int, size: int) -> jax.Array:
   """Axis of n -> axes of n / size and size."""
@@ -25,7 +28,7 @@ def layer_shape(kernel: Kernel) -> tuple[int, ...]:
 
 
 def by_name(
-  unit: Callable[[Kernel], Kernel], kernels: Mapping[str, Kernel]
+  unit: Callable[[Kernel], Kernel], kernels: Kernels
 ) -> dict[str, Kernel]:
   """The unit of each kernel; a ValueError names the kernel."""
   units = {}

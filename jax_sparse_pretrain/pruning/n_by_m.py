@@ -1,7 +1,6 @@
 """N of every M along an axis: each group ranks its own, without a budget."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_sparse_pretrain.pruning.axes import (
+  Arrays,
+  Kernels,
   by_name,
   check_divides,
   layer_axis,
@@ -17,9 +18,6 @@ from jax_sparse_pretrain.pruning.axes import (
   split,
 )
 from jax_sparse_pretrain.pruning.distribution import Distribution, Kernel
-
-Arrays = Mapping[str, jax.Array]
-Kernels = Mapping[str, Kernel]
 
 # The compiler keeps no array of pairs when it reduces up to 32 of them.
 COMPARED = 32

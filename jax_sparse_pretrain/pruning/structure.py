@@ -13,13 +13,14 @@ hold whole ones, Auto axes move the kernel and Explicit axes are an error.
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jax_sparse_pretrain.pruning.axes import (
+  Arrays,
+  Kernels,
   by_name,
   check_divides,
   layer_axis,
@@ -31,9 +32,6 @@ from jax_sparse_pretrain.pruning.distribution import Distribution, Kernel
 from jax_sparse_pretrain.pruning.exact_mean import exact_mean
 from jax_sparse_pretrain.pruning.n_by_m import NByM
 from jax_sparse_pretrain.pruning.selection import keep_largest
-
-Arrays = Mapping[str, jax.Array]
-Kernels = Mapping[str, Kernel]
 
 POOLINGS = ('mean', 'max')
 MAX_WINDOW = 1 << 28

@@ -12,12 +12,9 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import NoReturn
 
 from jax_sparse_pretrain.config import ConfigError
-from jax_sparse_pretrain.train import (
-  EXIT_BAD_INPUT,
-)
+from jax_sparse_pretrain.train import EXIT_BAD_INPUT, Parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,13 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_BAD_INPUT
 
 
-class _Parser(argparse.ArgumentParser):
-  def error(self, message: str) -> NoReturn:
-    raise ConfigError(f'{message}; see --help')
-
-
 def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
+  parser = Parser(
     prog='python -m jax_sparse_pretrain.sweep',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -7,7 +7,10 @@ the same by the law and end smaller (arXiv 2501.12486).
 import dataclasses
 from collections.abc import Sequence
 
-from jax_sparse_pretrain.analysis.fitting.bootstrap import check_level
+from jax_sparse_pretrain.analysis.fitting.bootstrap import (
+  Bootstrap,
+  check_level,
+)
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.plans.aims import Aim, make_aim
@@ -109,13 +112,7 @@ def plan_run(
   if fit is None:
     return plans
   resamples = fit.bootstrap(n_resamples, seed, groups) if n_resamples else None
-  n = [run.average_parameters for run in plans.runs]
-  d = [run.tokens for run in plans.runs]
-  said = (*left_out, *caveats(fit, resamples, n, d, level))
-  plans = dataclasses.replace(plans, warnings=said)
-  if resamples is None:
-    return plans
-  return _with_intervals(plans, resamples.loss_intervals(n, d, level), level)
+  return _as_known(plans, fit, resamples, level)
 
 
 def _sparse_plans(
@@ -132,6 +129,22 @@ def _sparse_plans(
   if not plans:
     raise ValueError(left_out[0] if left_out else 'sparsities: none is given')
   return tuple(plans), tuple(f'left out: {each}' for each in left_out)
+
+
+def _as_known(
+  plans: RunPlans,
+  fit: ScalingLawFit,
+  resamples: Bootstrap | None,
+  level: float,
+) -> RunPlans:
+  """The plans with what the fit says of their losses."""
+  n = [run.average_parameters for run in plans.runs]
+  d = [run.tokens for run in plans.runs]
+  said = (*plans.warnings, *caveats(fit, resamples, n, d, level))
+  plans = dataclasses.replace(plans, warnings=said)
+  if resamples is None:
+    return plans
+  return _with_intervals(plans, resamples.loss_intervals(n, d, level), level)
 
 
 def _with_intervals(plans: RunPlans, intervals, level: float) -> RunPlans:

@@ -8,7 +8,6 @@ import math
 from typing import Any
 
 import jax
-import numpy as np
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -119,16 +118,11 @@ def check_batch(config: config_lib.Config, mesh: Mesh) -> None:
     )
 
 
-def local_rows(sharding: NamedSharding, n_rows: int) -> range:
-  """Rows of a global batch that this process feeds; they are contiguous."""
+def local_rows(sharding: NamedSharding, n_rows: int) -> list[int]:
+  """Rows of a global batch that the devices of this process hold, in order."""
   indices = sharding.addressable_devices_indices_map((n_rows, 1)).values()
-  bounds = [index[0].indices(n_rows)[:2] for index in indices]
-  rows = range(min(b[0] for b in bounds), max(b[1] for b in bounds))
-  if len(np.unique(np.concatenate([np.arange(*b) for b in bounds]))) != len(
-    rows
-  ):
-    raise ValueError('the rows of this process are not contiguous')
-  return rows
+  rows = {row for index in indices for row in range(n_rows)[index[0]]}
+  return sorted(rows)
 
 
 def _spec(names: tuple[str, ...]) -> PartitionSpec:

@@ -77,6 +77,12 @@ def train_batches(
   return iter(dataset)
 
 
+def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """Of the iterators of several processes: what any of them can go on from."""
+  streams = {k: at for state in states for k, at in state['streams'].items()}
+  return {'streams': dict(sorted(streams.items(), key=lambda x: int(x[0])))}
+
+
 def evaluation_rows(
   documents: Documents,
   tokenizer: Tokenizer,

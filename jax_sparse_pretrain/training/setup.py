@@ -142,7 +142,9 @@ def set_up(
     corpus=data.corpus,
     batches=data.batches,
     to_devices=functools.partial(
-      jax.make_array_from_process_local_data, sharding.batch_sharding(mesh)
+      jax.make_array_from_process_local_data,
+      sharding.batch_sharding(mesh),
+      global_shape=(config.batch_size, config.model.context_length + 1),
     ),
     unigram_loss=evaluate_lib.unigram_loss(data.evaluation_rows),
     evaluate=evaluate_lib.make_evaluate(

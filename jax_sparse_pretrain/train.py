@@ -1,8 +1,8 @@
 """Trains one model, dense or sparse, from a config file.
 
 Run it again with the same arguments to continue a run that was stopped.
-Exit status: 0 done, 1 failed, 2 bad input, 75 stopped on request after saving
-its state.
+Exit status: 0 done, 1 failed, 2 bad input, 69 other processes of the run are
+missing, 75 stopped on request after saving its state.
 """
 
 import argparse
@@ -64,7 +64,42 @@ def _parser() -> argparse.ArgumentParser:
     action='store_true',
     help="go on from the workdir's checkpoint under an altered config",
   )
+  _add_processes(parser)
   return parser
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+  group = parser.add_argument_group(
+    'several processes',
+    'Run the same command in each. Cloud TPU, GKE, Slurm and Open MPI tell '
+    'which is which; elsewhere give the first three.',
+  )
+  group.add_argument(
+    '--coordinator', metavar='HOST:PORT', help='of process 0; PORT is free'
+  )
+  group.add_argument('--process', type=int, metavar='I', help='0 to N - 1')
+  group.add_argument('--processes', type=int, metavar='N', help='how many')
+  group.add_argument(
+    '--coordinator_port',
+    type=int,
+    metavar='PORT',
+    help='in place of the one that a cluster implies, if it is closed',
+  )
+  group.add_argument(
+    '--connect_timeout',
+    type=int,
+    default=300,
+    metavar='SECONDS',
+    help='until all processes have to be there; default %(default)s',
+  )
+  group.add_argument(
+    '--heartbeat_timeout',
+    type=int,
+    default=100,
+    metavar='SECONDS',
+    help='until a process without a sign of life counts as dead, and the '
+    'others leave; default %(default)s',
+  )
 
 
 def _require(name: str, value: str | None) -> None:
@@ -129,33 +164,59 @@ def _show_plan(config: config_lib.Config) -> int:
 
 
 def _train(config: config_lib.Config, args: argparse.Namespace) -> int:
-  from jax_sparse_pretrain.training.signals import Stopped, StopRequest
+  from jax_sparse_pretrain.training.signals import StopRequest
 
   with StopRequest() as stop:
     # Imported here, so that --help and bad configs answer at once.
-    from jax_sparse_pretrain.analysis.plots import training_picture
-    from jax_sparse_pretrain.training import loop, report, setup, workdir
-    from jax_sparse_pretrain.training.checkpoint import CheckpointError
-    from jax_sparse_pretrain.training.meter import NonFiniteError
+    from jax_sparse_pretrain.training import cluster
 
-    files = workdir.open_workdir(args.workdir)
-    experiment = setup.set_up(config)
-    with workdir.locked(files):
-      previous = workdir.check_same_run(files, experiment.resolved, args.fork)
-      finished = None
-      if not (previous and previous.changes):
-        finished = workdir.finished_summary(files, experiment.plan.steps)
-      try:
-        summary = finished or loop.train(experiment, files, stop, previous)
-      except Stopped as stopped:
+    options = {name: getattr(args, name) for name in cluster.Options._fields}
+    with cluster.joined(cluster.Options(**options), stop) as stop:
+      return _train_joined(config, args, stop)
+
+
+def _train_joined(
+  config: config_lib.Config, args: argparse.Namespace, stop
+) -> int:
+  """What every process of the run does."""
+  from jax_sparse_pretrain.training import agree, loop, setup, workdir
+  from jax_sparse_pretrain.training.checkpoint import CheckpointError
+  from jax_sparse_pretrain.training.meter import NonFiniteError
+  from jax_sparse_pretrain.training.signals import Stopped
+
+  files = agree.on_primary(lambda: workdir.open_workdir(args.workdir))
+  agree.check_shared(files.root)
+  experiment = agree.together(lambda: setup.set_up(config))
+  agree.check_alike(experiment.resolved)
+  with contextlib.ExitStack() as stack:
+    agree.on_primary(lambda: stack.enter_context(workdir.locked(files)))
+    previous = agree.on_primary(
+      lambda: workdir.check_same_run(files, experiment.resolved, args.fork)
+    )
+    finished = None
+    if not (previous and previous.changes):
+      finished = agree.on_primary(
+        lambda: workdir.finished_summary(files, experiment.plan.steps)
+      )
+    try:
+      summary = finished or loop.train(experiment, files, stop, previous)
+    except Stopped as stopped:
+      if agree.is_primary():
         print(stopped, file=sys.stderr)
-        return EXIT_STOPPED
-      except (NonFiniteError, CheckpointError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return EXIT_FAILED
-      training_picture.save_training_picture(files.root)
-      print(report.end_of_run_table(summary, files.root))
+      return EXIT_STOPPED
+    except (NonFiniteError, CheckpointError) as error:
+      print(f'error: {error}', file=sys.stderr)
+      return EXIT_FAILED
+    agree.on_primary(lambda: _show_outcome(summary, files))
   return 0
+
+
+def _show_outcome(summary: dict[str, Any], files) -> None:
+  from jax_sparse_pretrain.analysis.plots import training_picture
+  from jax_sparse_pretrain.training import report
+
+  training_picture.save_training_picture(files.root)
+  print(report.end_of_run_table(summary, files.root))
 
 
 if __name__ == '__main__':

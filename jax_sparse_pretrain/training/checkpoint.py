@@ -4,6 +4,7 @@ Checkpoint k holds the state after k finished steps, the position in the data,
 and the little that the loop carries along.
 """
 
+import functools
 import pathlib
 import shutil
 import warnings
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
 
+from jax_sparse_pretrain.training import agree
 from jax_sparse_pretrain.training.step import TrainState
 
 
@@ -91,9 +93,9 @@ class Checkpoints:
       CheckpointError: if there are checkpoints and none can be read.
     """
     failed: dict[int, Exception] = {}
-    for step in reversed(self.steps()):
+    for step in reversed(agree.gather(self.steps())[0]):
       try:
-        restored = self._restore(step, like)
+        restored = agree.together(functools.partial(self._restore, step, like))
       except Exception as error:  # Orbax and its storage raise many kinds.
         failed[step] = error
         continue
@@ -124,18 +126,21 @@ class Checkpoints:
     if not failed:
       return
     self._manager.close()
+    agree.on_primary(lambda: self._move(failed))
+    self._manager = self._open()
+
+  def _move(self, failed: dict[int, Exception]) -> None:
     for step, error in failed.items():
       source = self._directory / str(step)
       target = self._directory.with_name('unreadable') / str(step)
       warnings.warn(
         f'checkpoint {source} cannot be read ({_first_line(error)}); moved to '
         f'{target}, using the one before',
-        stacklevel=3,
+        stacklevel=2,
       )
       shutil.rmtree(target, ignore_errors=True)
       target.parent.mkdir(exist_ok=True)
       source.rename(target)
-    self._manager = self._open()
 
   def wait(self) -> None:
     """Returns when no save is under way."""

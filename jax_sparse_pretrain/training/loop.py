@@ -1,21 +1,24 @@
 """The training loop: batch, step, hooks."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import multihost_utils
 
-from jax_sparse_pretrain import snapshots
+from jax_sparse_pretrain import data as data_lib
+from jax_sparse_pretrain import history, snapshots
 from jax_sparse_pretrain.sharding import path_name
-from jax_sparse_pretrain.training import resume
+from jax_sparse_pretrain.training import agree, resume
 from jax_sparse_pretrain.training import sinks as sinks_lib
 from jax_sparse_pretrain.training import workdir as workdir_lib
 from jax_sparse_pretrain.training.branches import Branches
 from jax_sparse_pretrain.training.checkpoint import Checkpoints
+from jax_sparse_pretrain.training.cluster import AgreedStop
 from jax_sparse_pretrain.training.meter import Meter, NonFiniteError
-from jax_sparse_pretrain.training.progress import Part, Progress
+from jax_sparse_pretrain.training.progress import Part, Progress, Silent
 from jax_sparse_pretrain.training.setup import Experiment
 from jax_sparse_pretrain.training.signals import Stopped, StopRequest
 
@@ -42,10 +45,10 @@ def at_multiples(every: int, steps: int) -> Callable[[int], bool]:
 def train(
   experiment: Experiment,
   workdir: workdir_lib.Workdir,
-  stop: StopRequest,
+  stop: StopRequest | AgreedStop,
   previous: workdir_lib.Previous | None = None,
   *,
-  progress: Progress | Part | None = None,
+  progress: Progress | Part | Silent | None = None,
   branches: Branches | None = None,
 ) -> Summary:
   """Trains to the end, from the newest checkpoint of `workdir` if it has one.
@@ -75,28 +78,40 @@ def train(
       workdir.checkpoints, experiment.config.checkpoint.keep
     )
     stack.enter_context(contextlib.closing(checkpoints))
-    resume.check_fork(experiment, workdir, previous, checkpoints.steps())
+    agree.on_primary(
+      lambda: resume.check_fork(
+        experiment, workdir, previous, checkpoints.steps()
+      )
+    )
     start = resume.start_or_resume(experiment, checkpoints)
     sinks: list[sinks_lib.Sink] = []
-    if jax.process_index() == 0:
-      sinks = sinks_lib.open_sinks(
+
+    def open_files() -> Sequence[history.Row]:
+      opened = sinks_lib.open_sinks(
         workdir.root,
         experiment.config.logging,
         experiment.resolved,
         start.step,
       )
-      for sink in sinks:
-        stack.enter_context(contextlib.closing(sink))
+      for sink in opened:
+        sinks.append(stack.enter_context(contextlib.closing(sink)))
       resume.rewind_files(experiment, workdir, previous, start.step)
+      return history.read(workdir.history).rows
+
+    rows = agree.on_primary(open_files)
     if progress is None:
-      progress = stack.enter_context(
-        Progress(experiment.plan.steps, start.step)
-      )
+      progress = stack.enter_context(_progress(experiment, start.step))
     branches = branches or Branches(workdir.root)
     run = _Run(
-      experiment, workdir, checkpoints, sinks, progress, start, branches
+      experiment, workdir, checkpoints, sinks, progress, start, rows, branches
     )
     return run.to_the_end(stop)
+
+
+def _progress(experiment: Experiment, start_step: int) -> Progress | Silent:
+  if agree.is_primary():
+    return Progress(experiment.plan.steps, start_step)
+  return Silent()
 
 
 class _Run:
@@ -108,8 +123,9 @@ class _Run:
     workdir: workdir_lib.Workdir,
     checkpoints: Checkpoints,
     sinks: list[sinks_lib.Sink],
-    progress: Progress | Part,
+    progress: Progress | Part | Silent,
     start: resume.Start,
+    rows: Sequence[history.Row],
     branches: Branches,
   ):
     self._experiment, self._config = experiment, experiment.config
@@ -123,10 +139,10 @@ class _Run:
     self._eval_loss: float | None = start.carried.get('eval_loss')
     self._meter = Meter(
       experiment,
-      workdir,
+      rows,
+      self._write_row,
       self._write_metrics,
       start.carried,
-      writes_history=jax.process_index() == 0,
       n_losses=branches.n_losses,
     )
 
@@ -144,7 +160,7 @@ class _Run:
         for hook in hooks:
           if hook.is_due(step):
             hook.run(step)
-        if stop.signal is not None and step < self._steps:
+        if stop.is_due() and step < self._steps:
           self._save_and_stop(step, stop)
     except NonFiniteError as error:
       leaves = ', '.join(_not_finite(self._state.params)) or 'none'
@@ -172,9 +188,17 @@ class _Run:
 
   def _take_snapshot(self, step: int) -> None:
     with self._meter.paused():
-      masks = jax.device_get(self._experiment.kept(self._state))
-      if jax.process_index() == 0:
+      # Kernel by kernel, since every device gets all of it for a moment.
+      masks = {
+        name: multihost_utils.process_allgather(mask, tiled=True)
+        for name, mask in self._experiment.kept(self._state).items()
+      }
+      if agree.is_primary():
         snapshots.write(self._workdir.snapshot(step), masks)
+
+  def _write_row(self, row: history.Row) -> None:
+    if agree.is_primary():
+      history.append(self._workdir.history, row)
 
   def _write_metrics(self, step: int, scalars) -> None:
     for sink in self._sinks:
@@ -217,16 +241,15 @@ class _Run:
     return {**self._meter.carried(), 'eval_loss': self._eval_loss}
 
   def _save_to(self, checkpoints: Checkpoints, step: int, carried) -> None:
-    checkpoints.save(
-      step, self._state, self._experiment.batches.get_state(), carried
-    )
+    states = agree.gather(self._experiment.batches.get_state())
+    checkpoints.save(step, self._state, data_lib.merge_states(states), carried)
 
-  def _save_and_stop(self, step: int, stop: StopRequest) -> None:
+  def _save_and_stop(self, step: int, stop: StopRequest | AgreedStop) -> None:
     if step not in self._checkpoints.steps():
       self._save(step)
     self._checkpoints.wait()
     raise Stopped(
-      f'{stop.signal.name} at step {step:,} of {self._steps:,}: saved; the '
+      f'{stop.name} at step {step:,} of {self._steps:,}: saved; the '
       'same command goes on from here'
     )
 
@@ -237,7 +260,7 @@ class _Run:
       'unigram_loss': self._experiment.unigram_loss,
       'completed': completed,
     }
-    if jax.process_index() == 0:
+    if agree.is_primary():
       workdir_lib.write_json(self._workdir.summary, summary)
     return summary
 

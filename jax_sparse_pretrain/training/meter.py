@@ -7,7 +7,7 @@ has been dispatched keeps the device busy.
 import collections
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,6 @@ from jax_sparse_pretrain import history
 from jax_sparse_pretrain.model.counts import flops_per_token
 from jax_sparse_pretrain.training.clock import Clock
 from jax_sparse_pretrain.training.setup import Experiment
-from jax_sparse_pretrain.training.workdir import Workdir
 
 Write = Callable[[int, Mapping[str, float]], None]
 
@@ -35,33 +34,32 @@ class Meter:
 
   Args:
     experiment: the run.
-    workdir: whose mask history is appended to.
+    rows: of the mask history so far.
+    record: receives the rows that follow.
     write: receives (finished steps, scalars) at the logging cadence.
     carried: of `carried()` in the checkpoint that the run resumes from.
-    writes_history: whether this process does.
     n_losses: recent losses to carry, if more than the run needs itself.
   """
 
   def __init__(
     self,
     experiment: Experiment,
-    workdir: Workdir,
+    rows: Sequence[history.Row],
+    record: Callable[[history.Row], None],
     write: Write,
     carried: Mapping[str, Any],
-    writes_history: bool = True,
     n_losses: int = 0,
   ):
     self._experiment = experiment
     self._config, self._header = experiment.config, experiment.header
-    self._workdir = workdir
+    self._rows = list(rows)
+    self._record = record
     self._write = write
-    self._writes_history = writes_history
     self._tail = tail(experiment.plan.steps)
     losses = carried.get('recent_losses', [])
     window = max(self._config.logging.every, self._tail, n_losses)
     self._losses = collections.deque(losses, maxlen=window)
     self._last_finite = losses[-1] if losses else None
-    self._rows = list(history.read(workdir.history).rows)
     self._pending: tuple[int, Any, Mapping[int, Any]] | None = None
     self._past_seconds = carried.get('wall_seconds', 0.0)
     self._started = time.monotonic()
@@ -119,8 +117,7 @@ class Meter:
     by_leaf = {k: sum(int(n) for n in v) for k, v in nonzero.items()}
     row = history.Row(step, sum(by_leaf.values()), by_leaf)
     self._rows.append(row)
-    if self._writes_history:
-      history.append(self._workdir.history, row)
+    self._record(row)
 
   def _scalars(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
     nonzero = self._nonzero_in(step)

@@ -5,6 +5,7 @@
 Goes to standard error, so that standard output holds only results.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -140,6 +141,22 @@ class Part:
 
   def _place(self, step: int) -> int:
     return self._finished + max(step - self._start, 0)
+
+
+class Silent(contextlib.AbstractContextManager):
+  """Of a process whose progress another one shows."""
+
+  def advance(self, step: int) -> None:
+    pass
+
+  def show(self, step: int, scalars: Mapping[str, float]) -> None:
+    pass
+
+  def note(self, text: str) -> None:
+    pass
+
+  def __exit__(self, *exception) -> None:
+    pass
 
 
 def duration(seconds: float) -> str:

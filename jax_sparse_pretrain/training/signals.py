@@ -16,6 +16,15 @@ class StopRequest:
   def __init__(self):
     self.signal: signal.Signals | None = None
 
+  @property
+  def name(self) -> str:
+    """Of what asked to stop."""
+    return self.signal.name
+
+  def is_due(self) -> bool:
+    """Whether the run is to stop after the step that is finished."""
+    return self.signal is not None
+
   def __enter__(self) -> 'StopRequest':
     self._before = {s: signal.signal(s, self._request) for s in self.SIGNALS}
     return self

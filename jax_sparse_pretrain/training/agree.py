@@ -1,0 +1,128 @@
+"""What the processes of a run tell each other, beside the arrays.
+
+Goes through the key-value store of JAX's coordination service, so that it
+needs no devices, compiles nothing and waits as long as the slowest process
+takes. JAX has no public name for its client; Orbax uses it in the same way.
+"""
+
+import itertools
+import pathlib
+import pickle
+import uuid
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from jax._src import distributed
+
+from jax_sparse_pretrain.config import ConfigError
+
+T = TypeVar('T')
+
+# A process that is lost ends the wait; one that is slow does not.
+_DAY_MS = 24 * 3600 * 1000
+_rounds = itertools.count()
+
+
+def is_primary() -> bool:
+  """Whether this process writes the files of the run."""
+  return distributed.global_state.process_id == 0
+
+
+def gather(value: T) -> list[T]:
+  """The values of all processes, in their order. All of them have to call it.
+
+  Args:
+    value: can be pickled.
+  """
+  state = distributed.global_state
+  if state.client is None:
+    return [value]
+  key = f'jax_sparse_pretrain/{next(_rounds)}'
+  own = f'{key}/{state.process_id}'
+  state.client.key_value_set_bytes(own, pickle.dumps(value))
+  values = [
+    state.client.blocking_key_value_get_bytes(f'{key}/{process}', _DAY_MS)
+    for process in range(state.num_processes)
+  ]
+  state.client.wait_at_barrier(key, _DAY_MS)  # All have read it.
+  state.client.key_value_delete(own)
+  return [pickle.loads(pickled) for pickled in values]
+
+
+def together(function: Callable[[], T]) -> T:
+  """What `function()` returns here, once it has returned in every process.
+
+  Raises:
+    Exception: what it raises here; else, if it fails in another process, a
+      ConfigError or a RuntimeError that names the process.
+  """
+  result, error = None, None
+  try:
+    result = function()
+  except Exception as raised:
+    error = raised
+  failures = gather(error and _described(error))
+  if error is not None:
+    raise error
+  for process, failure in enumerate(failures):
+    if failure is not None:
+      kind, text = failure
+      raise kind(f'process {process}: {text}')
+  return result
+
+
+def on_primary(function: Callable[[], T]) -> T:
+  """What `function()` returns in the primary process, in every process.
+
+  Raises:
+    Exception: as `together`.
+  """
+  return gather(together(lambda: function() if is_primary() else None))[0]
+
+
+def check_alike(resolved: dict[str, Any]) -> None:
+  """Refuses processes that are about to train different runs.
+
+  Args:
+    resolved: what `config.json` is to hold.
+
+  Raises:
+    ConfigError: naming a process and in what it differs from the first.
+  """
+  first, *others = gather(resolved)
+  for process, other in enumerate(others, start=1):
+    different = [name for name in first if first[name] != other[name]]
+    if different:
+      raise ConfigError(
+        f'process {process}: its {", ".join(different)} must be the same as '
+        'in process 0'
+      )
+
+
+def check_shared(workdir: pathlib.Path) -> None:
+  """Refuses a workdir that is another directory in another process.
+
+  Raises:
+    ConfigError: naming a process that does not see what the primary writes.
+  """
+  # A name that no process can have looked up before, and cached as missing.
+  mark = workdir / on_primary(lambda: f'.shared-{uuid.uuid4().hex}')
+  on_primary(mark.touch)
+  try:
+    together(lambda: _check_seen(mark))
+  finally:
+    mark.unlink(missing_ok=True)
+
+
+def _check_seen(mark: pathlib.Path) -> None:
+  if not mark.exists():
+    raise ConfigError(
+      f'--workdir = {mark.parent}: must be a directory that all processes '
+      'share, and holds nothing of process 0'
+    )
+
+
+def _described(error: Exception) -> tuple[type[Exception], str]:
+  if isinstance(error, ConfigError):
+    return ConfigError, str(error)
+  return RuntimeError, f'{type(error).__name__}: {error}'

@@ -1,0 +1,145 @@
+"""Notices that a process of the run is gone, and leaves with a line on it.
+
+Who is alive, JAX's coordination service knows from heartbeats. By itself the
+runtime then ends every process with a stack trace, and a collective fails
+without telling whose fault it is, or waits.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import NoReturn
+
+import jax
+from jax._src import distributed
+
+EXIT_FAILED = 1
+EXIT_LOST = 69  # EX_UNAVAILABLE of sysexits.h
+
+_POLL_SECONDS = 1.0
+_GO_ON = 'the same command on all processes goes on from the newest checkpoint'
+
+
+_leaving = threading.Lock()
+
+
+class Watch:
+  """Watches the other processes of a run.
+
+  Args:
+    heartbeat_timeout: seconds without a sign of life after which the
+      coordination service takes a process for dead.
+  """
+
+  def __init__(self, heartbeat_timeout: int):
+    self._state = distributed.global_state
+    self._patience = heartbeat_timeout + 10  # It looks every few seconds.
+    self._over = False
+    self._begun = self._passed = 0  # Polls; that found all alive.
+    self._error: BaseException | None = None
+    # An attribute, because the C library keeps only its address.
+    self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)
+
+  @contextlib.contextmanager
+  def watching(self, unless: type[Exception]) -> Iterator[None]:
+    """Ends this process when another one is lost, or when it fails itself.
+
+    Args:
+      unless: error of all processes alike, which leaves the context.
+    """
+    # In C: a handler of Python's would run after abort() has come back. Does
+    # nothing with jax 0.8, which ends a process without a signal.
+    libc = ctypes.CDLL(None)
+    libc.signal.restype = ctypes.c_void_p
+    libc.signal(signal.SIGABRT, self._handler)
+    threading.Thread(target=self._poll, daemon=True).start()
+    try:
+      yield
+    except unless:
+      raise
+    except BaseException as error:
+      self._fail(error)
+    finally:
+      self._over = True
+      jax.distributed.shutdown()  # Waits for the others.
+      libc.signal(signal.SIGABRT, signal.SIG_DFL)
+
+  def _poll(self) -> None:
+    everyone = set(range(self._state.num_processes))
+    while not self._over:
+      self._begun += 1
+      try:
+        # Returns when all that live have called it.
+        live = self._state.client.get_live_nodes(sorted(everyone))
+      except Exception:
+        return  # Without the coordinator, which ends us too; or all is over.
+      missing = sorted(everyone - set(live))
+      if missing and not self._over:
+        self._lost(missing)
+      self._passed = self._begun
+      time.sleep(_POLL_SECONDS)
+
+  def _lost(self, missing: list[int], why: str = '') -> NoReturn:
+    """Ends this process, with a line on the others."""
+    names = ', '.join(map(str, missing))
+    some = 'processes' if len(missing) > 1 else 'process'
+    here = '' if self._error is None else f' (here: {one_line(self._error)})'
+    leave(
+      f'{some} {names} of {self._state.num_processes} missing: '
+      f'{why or "no sign of life"}{here}; {_GO_ON}'
+    )
+
+  def _fail(self, error: BaseException) -> NoReturn:
+    """Ends this process, which fails, perhaps because another one is lost.
+
+    A collective fails at once, long before the heartbeats tell. Only who
+    lives can take part in a second poll from now on.
+    """
+    self._error = error
+    target, deadline = self._begun + 2, time.monotonic() + self._patience
+    while self._passed < target and time.monotonic() < deadline:
+      time.sleep(_POLL_SECONDS / 10)
+    _leave(''.join(traceback.format_exception(error)), EXIT_FAILED)
+
+  def _aborted(self, number: int) -> None:
+    """The runtime has printed why, and is about to end this process."""
+    del number
+    time.sleep(2 * _POLL_SECONDS)  # The poll may be about to tell more.
+    address = self._state.coordinator_address
+    if not answers(address):
+      self._lost([0], f'nothing answers at {address}, where it coordinates')
+
+
+def leave(reason: str) -> NoReturn:
+  """Ends this process because of the others, with a line that says why."""
+  _leave(f'error: {reason}\n', EXIT_LOST)
+
+
+def _leave(text: str, status: int) -> NoReturn:
+  """At once: at exit, the runtime would wait for those that are lost."""
+  _leaving.acquire()  # Never released: the first to come is heard.
+  sys.stdout.flush()
+  print(text, end='', file=sys.stderr, flush=True)
+  os._exit(status)
+
+
+def answers(address: str) -> bool:
+  """Whether something accepts connections at `host:port`."""
+  host, port = address.rsplit(':', 1)
+  try:
+    with socket.create_connection((host.strip('[]'), int(port)), timeout=2):
+      return True
+  except OSError:
+    return False
+
+
+def one_line(error: BaseException) -> str:
+  text = ' '.join(str(error).split())
+  return f'{type(error).__name__}: {text}'[:300]

@@ -20,12 +20,13 @@ T = TypeVar('T')
 
 # A process that is lost ends the wait; one that is slow does not.
 _DAY_MS = 24 * 3600 * 1000
-_rounds = itertools.count()
+_numbers = itertools.count(1)
+_state = distributed.global_state
 
 
 def is_primary() -> bool:
   """Whether this process writes the files of the run."""
-  return distributed.global_state.process_id == 0
+  return _state.process_id == 0
 
 
 def gather(value: T) -> list[T]:
@@ -34,19 +35,20 @@ def gather(value: T) -> list[T]:
   Args:
     value: can be pickled.
   """
-  state = distributed.global_state
-  if state.client is None:
+  client, process = _state.client, _state.process_id
+  if client is None:
     return [value]
-  key = f'jax_sparse_pretrain/{next(_rounds)}'
-  own = f'{key}/{state.process_id}'
-  state.client.key_value_set_bytes(own, pickle.dumps(value))
-  values = [
-    state.client.blocking_key_value_get_bytes(f'{key}/{process}', _DAY_MS)
-    for process in range(state.num_processes)
-  ]
-  state.client.wait_at_barrier(key, _DAY_MS)  # All have read it.
-  state.client.key_value_delete(own)
-  return [pickle.loads(pickled) for pickled in values]
+  number = next(_numbers)
+  before, now = _key(number - 1), _key(number)
+  client.key_value_set_bytes(f'{now}/{process}', pickle.dumps(value))
+  client.wait_at_barrier(now, _DAY_MS)
+  # All have read what was there before, or they would not have come here.
+  client.key_value_delete(f'{before}/{process}')
+  pickled = {
+    int(name.rsplit('/', 1)[1]): text
+    for name, text in client.key_value_dir_get_bytes(f'{now}/')
+  }
+  return [pickle.loads(pickled[process]) for process in sorted(pickled)]
 
 
 def together(function: Callable[[], T]) -> T:
@@ -120,6 +122,10 @@ def _check_seen(mark: pathlib.Path) -> None:
       f'--workdir = {mark.parent}: must be a directory that all processes '
       'share, and holds nothing of process 0'
     )
+
+
+def _key(number: int) -> str:
+  return f'jax_sparse_pretrain/{number}'
 
 
 def _described(error: Exception) -> tuple[type[Exception], str]:

@@ -35,6 +35,17 @@ class Restored(NamedTuple):
   progress: dict[str, Any]
 
 
+class _Manager(ocp.CheckpointManager):
+  """Does not ask the runtime whether to stop, since the loop does.
+
+  The runtime counts who asks; Orbax asks by steps, from a second thread too.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    del step
+    return False
+
+
 class Checkpoints:
   """The checkpoints of a run; saving does not hold up training.
 
@@ -52,7 +63,7 @@ class Checkpoints:
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
-    return ocp.CheckpointManager(
+    return _Manager(
       self._directory.absolute(),
       options=self._options,
       item_handlers={

@@ -59,13 +59,17 @@ class AgreedStop:
   name = 'SIGTERM'
 
   def __init__(self, own: StopRequest):
-    self._own = own
+    self._own, self._passed_on = own, False
     self._asked = 0
 
   def is_due(self) -> bool:
-    """Has to be asked once a step, in every process."""
-    if self._own.signal is not None:
-      self._own.signal = None
+    """Has to be asked once a step, in every process.
+
+    The runtime lets all stop at a number that none has asked for. It is not
+    that of the step, or one that goes on from step 100 might be told 1.
+    """
+    if self._own.signal is not None and not self._passed_on:
+      self._passed_on = True
       signal.raise_signal(signal.SIGTERM)
     self._asked += 1
     return multihost_utils.reached_preemption_sync_point(self._asked)

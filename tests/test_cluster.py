@@ -1,0 +1,74 @@
+"""Whether there are other processes, from the command line or a cluster."""
+
+import pathlib
+
+import pytest
+
+from jax_sparse_pretrain import train
+from jax_sparse_pretrain.config import ConfigError
+from jax_sparse_pretrain.training import cluster
+from jax_sparse_pretrain.training.signals import StopRequest
+
+SMOKE = pathlib.Path(__file__).parents[1] / 'configs' / 'smoke.py'
+SLURM = {
+  'SLURM_JOB_ID': '7',
+  'SLURM_STEP_NODELIST': 'node[01-02]',
+  'SLURM_PROCID': '1',
+  'SLURM_LOCALID': '0',
+}
+OPEN_MPI = {'OMPI_MCA_orte_hnp_uri': '1531576320.0;tcp://10.96.0.1:34911'}
+CLUSTERS = {
+  'none': ({}, False),
+  'slurm': ({**SLURM, 'SLURM_NTASKS': '2'}, True),
+  'slurm, one task': ({**SLURM, 'SLURM_NTASKS': '1'}, False),
+  'slurm, outside of a step': ({'SLURM_NTASKS': '2'}, False),
+  'open mpi': ({**OPEN_MPI, 'OMPI_COMM_WORLD_SIZE': '4'}, True),
+  'open mpi, one': ({**OPEN_MPI, 'OMPI_COMM_WORLD_SIZE': '1'}, False),
+  'a pod of kubernetes': ({'KUBERNETES_SERVICE_HOST': '10.0.0.1'}, False),
+}
+
+
+@pytest.mark.parametrize('case', CLUSTERS)
+def test_several_processes_are_detected(case, monkeypatch):
+  environment, are_several = CLUSTERS[case]
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  assert cluster._are_several(cluster.Options()) == are_several
+
+
+def test_one_process_has_nobody_to_wait_for():
+  for options in (cluster.Options(), cluster.Options('nowhere:1', 0, 1)):
+    with StopRequest() as stop, cluster.joined(options, stop) as joined:
+      assert joined is stop
+
+
+def test_a_cluster_that_cannot_be_asked_is_an_error(monkeypatch):
+  for name, value in {**SLURM, 'SLURM_NTASKS': 'two'}.items():
+    monkeypatch.setenv(name, value)
+  with pytest.raises(
+    ConfigError, match='SlurmCluster of JAX: .* --coordinator'
+  ):
+    cluster._are_several(cluster.Options())
+
+
+BAD_OPTIONS = {
+  'alone': (['--process=1'], 'must be given together'),
+  'no port': (
+    ['--coordinator=here', '--process=0', '--processes=2'],
+    '--coordinator = here: must be HOST:PORT',
+  ),
+  'too high': (
+    ['--coordinator=here:1', '--process=2', '--processes=2'],
+    '--process = 2: must be from 0 to 1',
+  ),
+}
+
+
+@pytest.mark.parametrize('case', BAD_OPTIONS)
+def test_options_that_do_not_fit_are_refused(case, tmp_path, capsys):
+  arguments, words = BAD_OPTIONS[case]
+  argv = [f'--config={SMOKE}', f'--workdir={tmp_path}/run', *arguments]
+  assert train.main(argv) == 2
+  [line] = capsys.readouterr().err.splitlines()
+  assert line.startswith('error: ')
+  assert words in line

@@ -161,13 +161,16 @@ class End:
   """How a process has ended."""
 
   def __init__(self, status, output, errors, seconds):
-    self.status, self.output, self.seconds = status, output, seconds
-    # The runtime's own notes are not ours.
-    lines = errors.splitlines()
-    self.errors = [line for line in lines if not line.startswith('[Gloo]')]
+    self.status, self.seconds, self.ended = status, seconds, time.time()
+    self.output, self.errors = '\n'.join(ours(output)), ours(errors)
 
   def __repr__(self):
     return '\n'.join([f'status {self.status}:', self.output, *self.errors])
+
+
+def ours(text):
+  """Without what gloo notes on its connections, on standard output."""
+  return [line for line in text.splitlines() if not line.startswith('[Gloo]')]
 
 
 def outcome(processes, timeout=TIMEOUT):

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -61,7 +62,10 @@ class Run:
     """Every array of a checkpoint by path, as Orbax alone reads it."""
     state = self.workdir / 'checkpoints' / str(step) / 'state'
     with ocp.StandardCheckpointer() as checkpointer:
-      tree = checkpointer.restore(state)
+      saved = checkpointer.metadata(state).item_metadata.tree
+      # In NumPy, for the devices that saved it may not be here.
+      like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
+      tree = checkpointer.restore(state, like)
     return flat(tree)
 
   def position_in_data(self, step):

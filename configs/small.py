@@ -58,4 +58,5 @@ def size(d_model: int, d_ff: int = 0) -> dict[str, Any]:
 
 
 def peak_lr(d_model: int) -> float:
-  return 6e-3
+  """The best of configs/sweep_rates.py: 0.40 to 0.52 over d_model."""
+  return round(0.45 / d_model, 5)

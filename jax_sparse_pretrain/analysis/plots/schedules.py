@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -52,7 +52,9 @@ def plot_schedules(
   figure = style.new_figure(0.9 + 3.1 * down, _title(margin))
   grid = figure.subplots(down, across, squeeze=False)
   most = max(np.nanmax(each[2]) - np.nanmin(each[2]) for each in tables)
-  scale = ScalarMappable(Normalize(0, 1000 * max(most, 1e-6)), 'cividis_r')
+  # Near the best, where schedules are to be told apart, colours change fastest.
+  norm = PowerNorm(0.5, 0, 1000 * max(most, 1e-6))
+  scale = ScalarMappable(norm, 'cividis_r')
   for axes, s, table in zip(grid.flat, which, tables, strict=False):
     _plot_table(axes, *table, scale, margin)
     best = f'{np.nanmin(table[2]):.3f}'

@@ -34,6 +34,9 @@ def get_config() -> ConfigDict:
   config.data.source = 'stdlib'
   config.data.path = ''
   config.data.tokenizer = 'bytes'
+  # Of whole modules a run of a million tokens would see some fifty, and which
+  # would matter more than how it is pruned.
+  config.data.piece_bytes = 512
 
   config.duration.unit = 'tokens'
   config.duration.value = 1_000_000

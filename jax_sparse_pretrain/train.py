@@ -92,7 +92,7 @@ def read_flags(path: str, define: Callable, argv: list[str]) -> dict[str, Any]:
     ConfigError: naming the path.
   """
   values = flags.FlagValues()
-  with errors_of_file(path):
+  with running_file(path):
     define(flag_values=values, sys_argv=argv)
     rest = values(argv)[1:]
     loaded = values.config.to_dict()
@@ -102,14 +102,21 @@ def read_flags(path: str, define: Callable, argv: list[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def errors_of_file(path: str) -> Iterator[None]:
-  """Makes errors ConfigErrors: the file is the user's, and may do anything."""
+def running_file(path: str) -> Iterator[None]:
+  """A config file may import those beside it, as a script may.
+
+  Its errors are ConfigErrors: the file is the user's, and may do anything.
+  """
+  folder = str(pathlib.Path(path.split(':')[0]).parent.resolve())
+  sys.path.insert(0, folder)
   try:
     yield
   except (Exception, SystemExit) as error:
     raise config_lib.ConfigError(
       f'--config = {path}: {one_line(error)}'
     ) from error
+  finally:
+    sys.path.remove(folder)
 
 
 def one_line(error: BaseException) -> str:

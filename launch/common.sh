@@ -1,5 +1,5 @@
 # Sourced by the scripts here: --help and --dry-run, errors, settings, and how to
-# run a thing on TPU workers.
+# run a thing on TPU workers or under Slurm.
 # shellcheck shell=bash
 
 fail() { # MESSAGE [STATUS]
@@ -86,4 +86,18 @@ tpu() {
 
 on_workers() { # COMMAND [WORKER]
   tpu tpu-vm ssh "$TPU_NAME" --worker="${2:-all}" --command="$1"
+}
+
+# Runs a module on the job's nodes, and has Slurm start the job again if it was
+# stopped. A process that leaves early does not take the others along: they may
+# be saving, and stop by themselves when one is missing.
+slurm_run() { # MODULE [FLAG...]
+  local status=0
+  run srun --kill-on-bad-exit=0 python -m "jax_sparse_pretrain.$1" "${@:2}" ||
+    status=$?
+  if $dry_run; then echo '# and if that ends with status 75:'; fi
+  if $dry_run || ((status == 75)); then
+    run scontrol requeue "${SLURM_JOB_ID:-JOB}"
+  fi
+  return "$status"
 }

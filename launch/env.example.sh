@@ -28,3 +28,6 @@ BACKOFF_MAX_SECONDS=1800
 MAX_ATTEMPTS=8
 # A job that ran for so long makes the count of attempts start again.
 HEALTHY_SECONDS=1800
+
+# gke_job.yaml
+IMAGE=us-west4-docker.pkg.dev/my-project/sparse/train:tpu

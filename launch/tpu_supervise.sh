@@ -120,6 +120,8 @@ while true; do
   fi
   read -r state job reason <<<"$answer"
   [[ $answer == "$seen" ]] || say "$TPU_NAME is ${answer/ACTIVE /ACTIVE, job }"
+  # What failed before this began may have had other flags.
+  [[ $seen || $job != @(failed|refused) ]] || job=none
   seen=$answer
 
   case "$state $job" in

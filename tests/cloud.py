@@ -88,5 +88,5 @@ def run(script: str, *args: str, folder: pathlib.Path, **env: str):
     stdin=subprocess.DEVNULL,
     capture_output=True,
     text=True,
-    timeout=60,
+    timeout=300,
   )

@@ -1,20 +1,31 @@
 """The scripts of launch/: what they would run, and what the supervisor does."""
 
+import ast
 import os
 import pathlib
 import re
+import runpy
 import shlex
 import shutil
 import signal
+import string
 import subprocess
+import sys
 import tempfile
 import time
+import types
 
 import cloud
 import pytest
+import supervisor_transcript
+import yaml
 from cloud import LAUNCH, ROOT, Cloud
+from packaging.requirements import Requirement
+
+from jax_sparse_pretrain import train
 
 TPU_SCRIPTS = sorted(path.name for path in LAUNCH.glob('tpu_*.sh'))
+SBATCH = sorted(path.name for path in LAUNCH.glob('*.sbatch'))
 WHERE = '--project=my-project --zone=us-west4-a --quiet'
 DESCRIBE = (
   'gcloud compute tpus queued-resources describe sparse-58m '
@@ -78,7 +89,8 @@ QUOTA = "Quota 'TPUV5sPreemptible' exhausted. Limit 16 in region us-west4"
 
 
 def test_shellcheck_finds_nothing():
-  command = ['shellcheck', *map(str, LAUNCH.glob('*.sh'))]
+  scripts = [*LAUNCH.glob('*.sh'), *LAUNCH.glob('*.sbatch')]
+  command = ['shellcheck', *map(str, scripts)]
   found = subprocess.run(command, capture_output=True, text=True)
   assert (found.returncode, found.stdout) == (0, '')
 
@@ -92,7 +104,7 @@ def test_dry_run_prints_the_commands_and_runs_none(name, tmp_path):
   assert world.calls == []
 
 
-@pytest.mark.parametrize('name', TPU_SCRIPTS)
+@pytest.mark.parametrize('name', [*TPU_SCRIPTS, *SBATCH])
 def test_help_is_the_comment_on_top(name, tmp_path):
   result = cloud.run(name, '--help', folder=tmp_path)
   assert result.returncode == 0
@@ -267,6 +279,14 @@ def test_supervisor_takes_up_a_job_that_is_running(tmp_path):
   assert world.verbs == ['create', 'delete']
 
 
+def test_supervisor_starts_a_job_that_failed_before_it_began(tmp_path):
+  world = Cloud(tmp_path, [['ACTIVE', 'ACTIVE/refused', 'ACTIVE/done']])
+  world.run('tpu_create.sh')
+  world.run('tpu_status.sh')
+  assert world.run('tpu_supervise.sh').returncode == 0
+  assert world.verbs[1:] == ['scp', 'worker_setup', 'worker_train', 'delete']
+
+
 def test_supervisor_sends_the_commit_it_was_started_with(tmp_path):
   world = Cloud(tmp_path, [['ACTIVE', 'ACTIVE/done']])
   git = shutil.which('git')
@@ -424,6 +444,12 @@ def test_supervisor_says_at_once_that_gcloud_does_not_work(tmp_path):
   assert world.sleeps == []
 
 
+def test_transcript_of_the_readme_is_what_the_supervisor_says():
+  readme = (LAUNCH / 'README.md').read_text()
+  (shown,) = re.findall(r'```\n(2026-.*?)```', readme, re.DOTALL)
+  assert shown == supervisor_transcript.transcript()
+
+
 # On a worker, for real.
 
 
@@ -451,7 +477,7 @@ def on_worker(worker: pathlib.Path, script: str, *args: str, **env: str) -> str:
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
-    timeout=30,
+    timeout=120,
   ).stdout.strip()
 
 
@@ -504,9 +530,10 @@ def test_job_in_tmux_saves_when_the_machine_is_shut_down(worker):
     worker,
     # As train does: saves at TERM, which takes a while, and leaves with 75.
     f'trap "sleep 1; touch {marks}/saved; exit 75" TERM\n'
-    f'echo "$@" >{marks}/got; echo $$ $PPID >{marks}/pids\n'
+    f'printf "%s\\n" "$@" >{marks}/got; echo $$ $PPID >{marks}/pids\n'
     'while true; do sleep 0.05; done',
   )
+  (marks / 'status').write_text('0\n')  # Of a job before.
   with tempfile.TemporaryDirectory() as sockets:  # Whose paths must be short.
 
     def call(script, *args):
@@ -516,9 +543,13 @@ def test_job_in_tmux_saves_when_the_machine_is_shut_down(worker):
     wait_for(marks / 'pids')
     assert call('worker_status.sh') == 'running'
     assert 'running' in call('worker_train.sh')
-    assert (marks / 'got').read_text() == (
-      "-m jax_sparse_pretrain.train --config.note=it's me --config.seed=1\n"
-    )
+    assert not (marks / 'status').exists()
+    assert (marks / 'got').read_text().splitlines() == [
+      '-m',
+      'jax_sparse_pretrain.train',
+      "--config.note=it's me",
+      '--config.seed=1',
+    ]
     # Everybody gets TERM, and tmux, going, hangs up on the rest.
     pids = [int(pid) for pid in (marks / 'pids').read_text().split()]
     for pid in pids:
@@ -533,7 +564,227 @@ def test_job_in_tmux_saves_when_the_machine_is_shut_down(worker):
 
 
 def wait_for(path: pathlib.Path) -> None:
-  deadline = time.monotonic() + 20
+  deadline = time.monotonic() + 60
   while not path.exists():
     assert time.monotonic() < deadline, f'{path} did not appear'
     time.sleep(0.05)
+
+
+# Slurm.
+
+
+def directives(name: str) -> dict[str, str]:
+  """The options of the #SBATCH lines; '' for those without a value."""
+  lines = re.findall(r'^#SBATCH (.*)$', (LAUNCH / name).read_text(), re.M)
+  return dict(line.removeprefix('--').partition('=')[::2] for line in lines)
+
+
+def run_sbatch(folder, name, *args, status=0, **env):
+  """Runs a batch script where srun ends with a status; returns what it ran."""
+  (folder / 'calls').write_text('')
+  cloud.make_tool(
+    folder,
+    'srun',
+    'echo "srun $@" >>WORLD/calls\n'
+    'echo "$JAX_LOCAL_DEVICE_IDS|$SRUN_CPUS_PER_TASK" >WORLD/env\n'
+    f'exit {status}',
+  )
+  cloud.make_tool(folder, 'scontrol', 'echo "scontrol $@" >>WORLD/calls')
+  env = {'SLURM_JOB_ID': '17', 'SLURM_SUBMIT_DIR': str(ROOT)} | env
+  result = cloud.run(name, *args, folder=folder, **env)
+  return result, (folder / 'calls').read_text().splitlines()
+
+
+@pytest.mark.parametrize('name', SBATCH)
+def test_slurm_warns_the_processes_early_and_requeues(name):
+  options = directives(name)
+  # Without 'B:' the processes of the job get it, not the script.
+  assert options['signal'] == 'TERM@300'
+  assert options['requeue'] == ''
+  assert options['open-mode'] == 'append'
+
+
+def test_slurm_job_has_a_process_for_every_gpu():
+  options = directives('slurm_train.sbatch')
+  assert options['ntasks-per-node'] == options['gpus-per-node'] == '8'
+  # Under which JAX would look for GPU 1 where only one is seen.
+  assert 'gpus-per-task' not in options
+
+
+@pytest.mark.parametrize('name', SBATCH)
+@pytest.mark.parametrize('status', [0, 1, 2, 75, 137])
+def test_slurm_requeues_a_job_that_was_stopped_and_no_other(
+  name, status, tmp_path
+):
+  result, calls = run_sbatch(tmp_path, name, '--workdir=a b', status=status)
+  assert result.returncode == status
+  assert calls[0].startswith('srun --kill-on-bad-exit=0 python -m jax_sparse')
+  assert calls[0].endswith('--workdir=a b')
+  assert calls[1:] == ['scontrol requeue 17'] * (status == 75)
+
+
+def test_slurm_process_of_a_whole_node_gets_all_its_gpus(tmp_path):
+  run_sbatch(
+    tmp_path,
+    'slurm_train.sbatch',
+    SLURM_NTASKS_PER_NODE='1',
+    SLURM_GPUS_ON_NODE='4',
+    SLURM_CPUS_PER_TASK='32',
+  )
+  assert (tmp_path / 'env').read_text() == '0,1,2,3|32\n'
+  run_sbatch(tmp_path, 'slurm_train.sbatch', SLURM_NTASKS_PER_NODE='4')
+  assert (tmp_path / 'env').read_text() == '|8\n'
+
+
+def array(first: int, last: int, index: int) -> dict[str, str]:
+  count = last - first + 1
+  names = ('MIN', 'MAX', 'COUNT', 'ID')
+  values = map(str, (first, last, count, index))
+  return dict(
+    zip([f'SLURM_ARRAY_TASK_{n}' for n in names], values, strict=True)
+  )
+
+
+def test_slurm_array_shares_out_a_sweep(tmp_path):
+  _, (call,) = run_sbatch(tmp_path, 'slurm_sweep.sbatch', **array(0, 3, 2))
+  assert call.endswith('.sweep --index=2 --count=4')
+  result, calls = run_sbatch(tmp_path, 'slurm_sweep.sbatch', **array(1, 4, 2))
+  assert (result.returncode, calls) == (2, [])
+  assert result.stderr.startswith('error: --array: must be 0-N')
+
+
+@pytest.mark.parametrize(
+  ('name', 'module'),
+  [
+    ('slurm_train.sbatch', 'train'),
+    ('slurm_sweep.sbatch', 'sweep --index=0 --count=8'),
+  ],
+)
+def test_slurm_dry_run_prints_the_commands_and_runs_none(
+  name, module, tmp_path
+):
+  result, calls = run_sbatch(tmp_path, name, '--dry-run', '--config=a.py')
+  assert calls == []
+  assert result.stdout.splitlines() == [
+    'srun --kill-on-bad-exit=0 python -m '
+    f'jax_sparse_pretrain.{module} --config=a.py',
+    '# and if that ends with status 75:',
+    'scontrol requeue 17',
+  ]
+
+
+# Kubernetes and Docker.
+
+
+@pytest.fixture
+def job_set():
+  settings = (LAUNCH / 'env.example.sh').read_text()
+  values = dict(re.findall(r'^(\w+)=(\S*)', settings, re.M))
+  text = (LAUNCH / 'gke_job.yaml').read_text()
+  text = '\n'.join(x for x in text.splitlines() if not x.startswith('#'))
+  return yaml.safe_load(string.Template(text).substitute(values))
+
+
+def test_gke_job_is_one_slice_with_a_pod_for_every_node(job_set):
+  assert job_set['kind'] == 'JobSet'
+  assert job_set['metadata']['name'] == 'sparse-58m'
+  (slices,) = job_set['spec']['replicatedJobs']
+  job = slices['template']['spec']
+  pod = job['template']['spec']
+  rows, columns = pod['nodeSelector'][
+    'cloud.google.com/gke-tpu-topology'
+  ].split('x')
+  (container,) = pod['containers']
+  chips = container['resources']['limits']['google.com/tpu']
+  assert job['parallelism'] == job['completions']
+  assert job['parallelism'] * chips == int(rows) * int(columns)
+  assert container['args'] == [
+    '--config=configs/c4_58m.py',
+    '--workdir=gs://my-bucket/runs/c4_58m',
+  ]
+
+
+def test_gke_job_starts_again_as_often_as_it_is_preempted_or_stopped(job_set):
+  policy = job_set['spec']['failurePolicy']
+  assert policy['rules'] == [
+    {
+      'action': 'RestartJobSetAndIgnoreMaxRestarts',
+      'onJobFailureReasons': ['PodFailurePolicy'],
+    }
+  ]
+  assert 0 < policy['maxRestarts'] < 10
+  job = job_set['spec']['replicatedJobs'][0]['template']['spec']
+  assert job['backoffLimit'] == 0
+  disrupted, stopped = job['podFailurePolicy']['rules']
+  assert disrupted['action'] == stopped['action'] == 'FailJob'
+  assert disrupted['onPodConditions'] == [
+    {'type': 'DisruptionTarget', 'status': 'True'}
+  ]
+  codes = stopped['onExitCodes']
+  assert (codes['operator'], codes['values']) == ('In', [train.EXIT_STOPPED])
+  pod = job['template']['spec']
+  # Which podFailurePolicy asks for.
+  assert pod['restartPolicy'] == 'Never'
+  assert codes['containerName'] == pod['containers'][0]['name']
+
+
+@pytest.fixture(scope='module')
+def package():
+  """The arguments of setup() in setup.py."""
+  given = {}
+  stand_in = types.ModuleType('setuptools')
+  stand_in.setup = given.update
+  stand_in.find_packages = lambda **_: []
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(sys.modules, 'setuptools', stand_in)
+    runpy.run_path(str(ROOT / 'setup.py'))
+  return given
+
+
+def dockerfile() -> str:
+  return (LAUNCH / 'Dockerfile').read_text().replace('\\\n', '')
+
+
+@pytest.mark.parametrize('name', ['cpu', 'gpu', 'tpu', 'npu'])
+def test_docker_build_argument_picks_an_extra_of_setup(name, package, tmp_path):
+  (command,) = re.findall(r'^RUN (.*)$', dockerfile(), re.M)
+  cloud.make_tool(tmp_path, 'pip', 'echo "${*: -1}"')
+  result = subprocess.run(
+    ['sh', '-c', command],
+    env={'PATH': f'{tmp_path}/bin:/usr/bin:/bin', 'ACCELERATOR': name},
+    capture_output=True,
+    text=True,
+  )
+  if name == 'npu':
+    assert result.returncode == 2
+    assert 'ACCELERATOR = npu: must be cpu, gpu or tpu' in result.stdout
+  elif name == 'cpu':
+    assert result.stdout == '.\n'
+  else:
+    assert result.stdout == f'.[{name}]\n'
+    assert name in package['extras_require']
+
+
+def test_docker_image_is_cpu_unless_told_and_copies_what_exists():
+  text = dockerfile()
+  assert 'ARG ACCELERATOR=cpu' in text
+  for line in re.findall(r'^COPY (.*)$', text, re.M):
+    for source in line.split()[:-1]:
+      assert (ROOT / source).exists(), source
+  (entry,) = re.findall(r'^ENTRYPOINT (.*)$', text, re.M)
+  assert ast.literal_eval(entry) == [
+    'python',
+    '-m',
+    'jax_sparse_pretrain.train',
+  ]
+
+
+def test_constraints_pin_what_setup_asks_for(package):
+  lines = (LAUNCH / 'constraints.txt').read_text().splitlines()
+  pins = dict(line.split('==') for line in lines if not line.startswith('#'))
+  extras = package['extras_require']
+  wanted = [*package['install_requires'], *extras['gpu'], *extras['tpu']]
+  for text in wanted:
+    requirement = Requirement(text)
+    version = pins[requirement.name.lower().replace('_', '-')]
+    assert version in requirement.specifier, text

@@ -393,7 +393,7 @@ REFUSED = {
   'v4-4': 'v4-N with N one of 8, 16, 32',
   'v5e-0': 'must be v4-N',
   'cpu-0': 'must be v4-N',
-  'cpu-1000000': 'cpu-N with N from 1 to 65,536',
+  'cpu-1000000': 'cpu-N with N from 1 to 1,024',
   'cpu-16': 'needs 16 fake devices; JAX has already started with 8',
 }
 

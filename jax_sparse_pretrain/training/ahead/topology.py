@@ -56,7 +56,7 @@ _GENERATIONS = {
   'v5p': _Generation('TPU v5', {**_CUBES, **_LARGER}, cores=2),
   'v6e': _Generation('TPU v6 lite', _PLANES),
 }
-MOST_FAKE = 65_536
+MOST_FAKE = 1024  # each has threads of its own
 
 
 class Topology(NamedTuple):
@@ -147,6 +147,8 @@ def _tpu_devices(topology: Topology) -> list[jax.Device]:
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('TPU_ACCELERATOR_TYPE', topology.name)
   os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+  # libtpu is else for one process at a time, and a run may have it.
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   options = {}
   if topology.n_devices == 1:
     options['chips_per_host_bounds'] = (1, 1, 1)

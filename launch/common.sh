@@ -89,14 +89,16 @@ on_workers() { # COMMAND [WORKER]
 }
 
 # Runs a module on the job's nodes, and has Slurm start the job again if it was
-# stopped. A process that leaves early does not take the others along: they may
-# be saving, and stop by themselves when one is missing.
+# stopped (75), or lost a process (69), which may be one that fails each time. A
+# process that leaves early does not take the others along: they may be saving,
+# and stop by themselves when one is missing.
 slurm_run() { # MODULE [FLAG...]
   local status=0
   run srun --kill-on-bad-exit=0 python -m "jax_sparse_pretrain.$1" "${@:2}" ||
     status=$?
-  if $dry_run; then echo '# and if that ends with status 75:'; fi
-  if $dry_run || ((status == 75)); then
+  if $dry_run; then echo '# and if that ends with status 75 or 69:'; fi
+  if $dry_run || ((status == 75)) ||
+    ((status == 69 && ${SLURM_RESTART_COUNT:-0} < 5)); then
     run scontrol requeue "${SLURM_JOB_ID:-JOB}"
   fi
   return "$status"

@@ -612,15 +612,28 @@ def test_slurm_job_has_a_process_for_every_gpu():
 
 
 @pytest.mark.parametrize('name', SBATCH)
-@pytest.mark.parametrize('status', [0, 1, 2, 75, 137])
-def test_slurm_requeues_a_job_that_was_stopped_and_no_other(
-  name, status, tmp_path
+@pytest.mark.parametrize(
+  'status, restarts, requeues',
+  [
+    *((status, '0', False) for status in (0, 1, 2, 137)),
+    *((75, restarts, True) for restarts in ('0', '99')),
+    *((69, restarts, restarts == '4') for restarts in ('4', '5')),
+  ],
+)
+def test_slurm_requeues_a_job_that_was_stopped_or_lost_a_process(
+  name, status, restarts, requeues, tmp_path
 ):
-  result, calls = run_sbatch(tmp_path, name, '--workdir=a b', status=status)
+  result, calls = run_sbatch(
+    tmp_path,
+    name,
+    '--workdir=a b',
+    status=status,
+    SLURM_RESTART_COUNT=restarts,
+  )
   assert result.returncode == status
   assert calls[0].startswith('srun --kill-on-bad-exit=0 python -m jax_sparse')
   assert calls[0].endswith('--workdir=a b')
-  assert calls[1:] == ['scontrol requeue 17'] * (status == 75)
+  assert calls[1:] == ['scontrol requeue 17'] * requeues
 
 
 def test_slurm_process_of_a_whole_node_gets_all_its_gpus(tmp_path):
@@ -668,7 +681,7 @@ def test_slurm_dry_run_prints_the_commands_and_runs_none(
   assert result.stdout.splitlines() == [
     'srun --kill-on-bad-exit=0 python -m '
     f'jax_sparse_pretrain.{module} --config=a.py',
-    '# and if that ends with status 75:',
+    '# and if that ends with status 75 or 69:',
     'scontrol requeue 17',
   ]
 

@@ -4,8 +4,7 @@ r"""Claim 3: sparse runs against dense twins of equal N_avg and equal tokens.
     --workdir=DIR
 
 For each sparsity a sparse run of one size, and a dense model whose width and
-feed-forward width give it that run's N_avg, within 0.25 %. Four seeds each,
-which are the noise floor of the other sweeps too.
+feed-forward width give it that run's N_avg, within 0.25 %. Four seeds each.
 Cost: ten minutes on two CPU cores.
 """
 

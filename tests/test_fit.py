@@ -404,7 +404,7 @@ def test_an_interaction_of_n_and_d_is_found(gamma):
 
 
 def test_intervals_of_no_interaction_hold_zero_as_often_as_they_say():
-  """260 of 300 at 90 % would be 3.8 standard deviations off."""
+  """250 of 300 at 90 % are 3.8 standard deviations off, and so are 289."""
   n, d, loss = with_interaction(0.0)
   law = ScalingLaw(1.7, 400.0, 1500.0, 0.34, 0.36)
   rng = np.random.default_rng(1)

@@ -145,8 +145,8 @@ def _spans(path: _Path, piece_bytes: int) -> Iterator[tuple[str, int, bytes]]:
     return
   if piece_bytes:
     raise ValueError(
-      'has a document a line, which are not cut; must be 0: data.piece_bytes'
-      f' = {piece_bytes}'
+      f'data.piece_bytes = {piece_bytes}: must be 0 for .jsonl files, which '
+      'hold a document a line'
     )
   with path.open('rb') as lines:
     for number, line in enumerate(lines, 1):

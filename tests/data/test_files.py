@@ -271,5 +271,7 @@ def test_pieces_of_one_byte_are_lines(tmp_path):
 
 def test_json_lines_are_not_cut(tmp_path):
   path = write_lines(tmp_path / 'a.jsonl', ['{"text": "a"}'] * 9)
-  with pytest.raises(config.ConfigError, match='must be 0: data.piece_bytes'):
+  with pytest.raises(
+    config.ConfigError, match='data.piece_bytes = 10: must be 0'
+  ):
     open_text(path, piece_bytes=10)

@@ -8,8 +8,11 @@ import numpy as np
 
 from jax_sparse_pretrain.analysis.runs.table import Runs
 
-# Columns of a sweep's table that are of the config, besides section.key.
-TOP_LEVEL_KEYS = ('batch_size', 'accumulation_steps')
+# Columns of a sweep's table that follow from the config, besides section.key.
+CONFIG_COLUMNS = (
+  *('batch_size', 'accumulation_steps'),
+  *('schedule', 'start', 'end'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +38,25 @@ def replicate_noise(runs: Runs) -> Noise | None:
   """From runs that are alike in all but their seed; None if there are none.
 
   Alike: equal N and D, and equal values of every column that is a key of the
-  config, as a sweep's table has them.
+  config or of its plan, as a sweep's table has them. Runs are told apart by the
+  column `seed`; a seed that comes again is the same run, and counts once.
   """
-  groups = defaultdict(list)
-  for label, loss in zip(_configs(runs), runs.loss, strict=True):
-    groups[label].append(loss)
-  repeated = [np.array(each) for each in groups.values() if len(each) > 1]
-  dof = sum(len(each) - 1 for each in repeated)
+  if 'seed' not in runs.others:
+    return None
+  groups = defaultdict(dict)
+  for config, seed, loss in zip(
+    _configs(runs), runs.others['seed'], runs.loss, strict=True
+  ):
+    groups[config].setdefault(seed, loss)
+  repeated = [
+    np.array(list(losses.values()))
+    for losses in groups.values()
+    if len(losses) > 1
+  ]
+  dof = sum(len(losses) - 1 for losses in repeated)
   if not dof:
     return None
-  squares = sum(((each - each.mean()) ** 2).sum() for each in repeated)
+  squares = sum(((losses - losses.mean()) ** 2).sum() for losses in repeated)
   return Noise(math.sqrt(squares / dof), dof, len(repeated))
 
 
@@ -52,8 +64,7 @@ def _configs(runs: Runs) -> list[tuple]:
   keys = [
     cells
     for name, cells in runs.others.items()
-    if '.' in name or name in TOP_LEVEL_KEYS
+    if '.' in name or name in CONFIG_COLUMNS
   ]
-  return list(
-    zip(runs.initial_parameters, runs.tokens, runs.sparsity, *keys, strict=True)
-  )
+  numbers = (runs.initial_parameters, runs.tokens, runs.sparsity)
+  return list(zip(*numbers, *keys, strict=True))

@@ -11,6 +11,8 @@ from jax_sparse_pretrain.analysis.contrasts.noise import Noise
 
 # Points of the integrals over a normal and a chi variate.
 POINTS = 80
+# Beyond it the ends of those integrals would matter.
+HIGHEST_LEVEL = 0.9999
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,21 +42,25 @@ class Ranking:
   margin: float | None
 
   @property
+  def best(self) -> Schedule:
+    return self.schedules[0]
+
+  @property
   def rank(self) -> int | None:
     """Of the one asked for, from 1."""
-    return self.asked and self.schedules.index(self.asked) + 1
+    return None if self.asked is None else self.schedules.index(self.asked) + 1
 
   @property
   def gap(self) -> float | None:
     """Its loss above that of the best, in nats."""
-    return self.asked and self.asked.loss - self.schedules[0].loss
+    return None if self.asked is None else self.asked.loss - self.best.loss
 
   @property
-  def n_as_good(self) -> int | None:
+  def n_not_told_apart(self) -> int | None:
     """Schedules, with the best, that the noise does not tell from it."""
     if self.margin is None:
       return None
-    most = self.schedules[0].loss + self.margin
+    most = self.best.loss + self.margin
     return sum(each.loss <= most for each in self.schedules)
 
 
@@ -69,6 +75,9 @@ def rank_schedules(
   level: float = 0.95,
 ) -> list[Ranking]:
   """Rankings by sparsity, in increasing order of it.
+
+  The margin takes losses as independent, as they are between seeds. Schedules
+  of one seed have initialisation and data in common, so it may be too wide.
 
   A schedule's loss is its mean over the seeds that every schedule of its
   sparsity has, so that none has an advantage by more of them.
@@ -93,7 +102,7 @@ def rank_schedules(
   for value in np.unique(columns[2]):
     rows = [each[columns[2] == value] for each in columns]
     schedules, n_seeds = _averaged(rows, value)
-    found = [s for s in schedules if (s.start, s.end) == asked]
+    found = [s for s in schedules if np.allclose((s.start, s.end), asked)]
     rankings.append(
       Ranking(
         float(value),
@@ -135,12 +144,21 @@ def _margin(
 
 
 def critical_gap(n: int, dof: float, level: float = 0.95) -> float:
-  """Above the least of n equal things, one is seen to be by chance, at most.
+  """How far one of n equal things is above the least of them, by chance alone.
 
-  In standard deviations that are themselves estimated with `dof` degrees of
-  freedom. It is the constant of Hsu's multiple comparisons with the best
-  (Annals of Statistics 9, 1981), sqrt(2) times Dunnett's one-sided t.
+  The quantile of that at `level`, in standard deviations that are themselves
+  estimated with `dof` degrees of freedom. It is the constant of Hsu's multiple
+  comparisons with the best (Annals of Statistics 9, 1981), sqrt(2) times
+  Dunnett's one-sided t.
+
+  Raises:
+    ValueError: for a level that no gap above 0 has, or too near 1.
   """
+  if not 1 / n < level <= HIGHEST_LEVEL:
+    raise ValueError(
+      f'level {level}: must be above 1/{n}, with {n} schedules, and at most '
+      f'{HIGHEST_LEVEL}'
+    )
   z, weight = np.polynomial.hermite_e.hermegauss(POINTS)
   weight = weight / weight.sum()
 

@@ -26,6 +26,8 @@ def interaction(
 ) -> Interaction | None:
   """Least squares of the residuals on the product, the law free to follow.
 
+  Not robust, as the fit is: a run far off its law moves it.
+
   To first order: what the five coefficients could take up is projected out
   (a score test, as Tukey's one degree of freedom for non-additivity).
 
@@ -41,9 +43,6 @@ def interaction(
     as it does where N and D move together.
   """
   columns = _derivatives(law, parameters, tokens)
-  dof = len(residuals) - columns.shape[1] - 1
-  if dof < 1:
-    return None
   x, y = np.log(parameters), np.log(tokens)
   product = (x - x.mean()) * (y - y.mean())
   basis, singular, _ = np.linalg.svd(
@@ -51,6 +50,9 @@ def interaction(
     full_matrices=False,
   )
   basis = basis[:, singular > 1e-10 * singular[0]]
+  dof = len(residuals) - basis.shape[1] - 1
+  if dof < 1:
+    return None
   rest = product - basis @ (basis.T @ product)
   left = residuals - basis @ (basis.T @ residuals)
   squares = rest @ rest

@@ -17,9 +17,7 @@ MOST_ACROSS = 3
 
 
 @style.STYLE
-def plot_schedules(
-  start, end, sparsity, loss, margin: float | None = None
-) -> Figure:
+def plot_schedules(start, end, sparsity, loss, margin=None) -> Figure:
   """Loss above the best schedule of each sparsity; start across, end up.
 
   The best cell has a frame. With a margin, so has, dotted, every other cell
@@ -30,7 +28,8 @@ def plot_schedules(
     end: of pruning, likewise, (m,).
     sparsity: at the end, (m,).
     loss: in nats, (m,).
-    margin: within which a loss is as good as the best, in nats.
+    margin: within which a loss is not told from the best, in nats; one, or
+      (m,), equal for equal sparsity.
 
   Raises:
     ValueError: for columns of different lengths or without rows, and for a
@@ -39,24 +38,30 @@ def plot_schedules(
   columns = [np.asarray(each, float) for each in (start, end, sparsity, loss)]
   if len({each.shape for each in columns}) > 1 or not columns[0].size:
     raise ValueError('start, end, sparsity, loss: must be as long, not empty')
-  if margin is not None and not margin >= 0:
+  if margin is not None and not np.all(np.asarray(margin) >= 0):
     raise ValueError(f'margin {margin}: must be at least 0')
   start, end, sparsity, loss = columns
   which = np.unique(sparsity)
+  margins = [None] * len(which)
+  if margin is not None:
+    margin = np.broadcast_to(np.asarray(margin, float), loss.shape)
+    margins = [margin[sparsity == s].max() for s in which]
   tables = [
     loss_table(*(each[sparsity == s] for each in (start, end, loss)))
     for s in which
   ]
   across = ACROSS.get(len(which), MOST_ACROSS)
   down = -(-len(which) // across)
-  figure = style.new_figure(0.9 + 3.1 * down, _title(margin))
+  figure = style.new_figure(0.9 + 3.1 * down, _title(margins))
   grid = figure.subplots(down, across, squeeze=False)
   most = max(np.nanmax(each[2]) - np.nanmin(each[2]) for each in tables)
   # Near the best, where schedules are to be told apart, colours change fastest.
   norm = PowerNorm(0.5, 0, 1000 * max(most, 1e-6))
   scale = ScalarMappable(norm, 'cividis_r')
-  for axes, s, table in zip(grid.flat, which, tables, strict=False):
-    _plot_table(axes, *table, scale, margin)
+  for axes, s, table, each in zip(
+    grid.flat, which, tables, margins, strict=False
+  ):
+    _plot_table(axes, *table, scale, each)
     best = f'{np.nanmin(table[2]):.3f}'
     axes.set_title(f'sparsity {numerals.percent(s)}, best {best}')
   for axes in grid.flat[len(which) :]:
@@ -67,13 +72,12 @@ def plot_schedules(
   return figure
 
 
-def _title(margin: float | None) -> str:
-  if margin is None:
-    return 'Loss of pruning schedules; the best is framed'
-  return (
-    'Loss of pruning schedules; the best is framed, dotted what is within '
-    f'{margin:.2g} nats of it'
-  )
+def _title(margins: list) -> str:
+  title = 'Loss of pruning schedules; the best is framed'
+  if margins[0] is None:
+    return title
+  ends = dict.fromkeys(f'{each:.2g}' for each in (min(margins), max(margins)))
+  return f'{title}, dotted what is within {" to ".join(ends)} nats of it'
 
 
 def loss_table(start, end, loss):

@@ -77,7 +77,10 @@ def _text(found: Sequence[Contrast], level: float) -> str:
     for each in found
   ]
   title = f'Loss less that of {found[0].reference}, in nats, paired by seed'
-  return tables.grid(title, header, rows)
+  return (
+    f'{tables.grid(title, header, rows)}\n'
+    "Each interval on its own, by Student's t."
+  )
 
 
 def _count(value: float) -> str:

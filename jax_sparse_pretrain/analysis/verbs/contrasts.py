@@ -1,6 +1,7 @@
 """Contrasts on the command line: which flags, and what they ask for."""
 
 import argparse
+import warnings
 
 from jax_sparse_pretrain.analysis.contrasts.contrast import (
   Contrast,
@@ -17,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='PATTERN',
     help='what names of runs say, a regular expression with the group '
     '(?P<arm>...) and, if there are, (?P<block>...) and (?P<seed>...); runs '
-    'that do not match are left out, and seeds else are in a column',
+    'that do not match are left out. Without a group for them, seeds are in '
+    'the column seed',
   )
   group.add_argument(
     '--reference', metavar='ARM', help='the arm to hold the others against'
@@ -37,4 +39,13 @@ def read_contrasts(arguments: argparse.Namespace, runs: Runs) -> list[Contrast]:
     places = read_places(runs, arguments.names)
   except ValueError as error:
     raise ValueError(f'--names {error}') from None
+  left_out = [
+    name for name, place in zip(runs.run, places, strict=True) if not place
+  ]
+  if left_out:
+    warnings.warn(
+      f'--names matches {len(runs) - len(left_out)} of {len(runs)} runs; left '
+      f'out are such as {left_out[0]!r}',
+      stacklevel=2,
+    )
   return contrast_runs(runs, places, arguments.reference)

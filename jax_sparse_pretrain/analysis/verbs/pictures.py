@@ -5,7 +5,6 @@ import dataclasses
 
 import numpy as np
 
-from jax_sparse_pretrain.analysis.contrasts.ranking import rank_schedules
 from jax_sparse_pretrain.analysis.fitting.law import FLOPS
 from jax_sparse_pretrain.analysis.plots.coefficients import plot_coefficients
 from jax_sparse_pretrain.analysis.plots.contrasts import plot_contrasts
@@ -116,17 +115,14 @@ def _planned(arguments) -> list[Average]:
 
 def _schedules(arguments):
   found, noise = scheduled.read(arguments)
-  rankings = rank_schedules(*found[:5], noise=noise)
+  rankings = scheduled.rank(found, noise, level=arguments.level)
   cells = [
-    (each.start, each.end, ranking.sparsity, each.loss)
+    (each.start, each.end, ranking.sparsity, each.loss, ranking.margin or 0)
     for ranking in rankings
     for each in ranking.schedules
   ]
-  margins = [each.margin for each in rankings if each.margin is not None]
-  figure = plot_schedules(
-    *zip(*cells, strict=True), margin=max(margins, default=None)
-  )
-  return figure, ()
+  *columns, margin = zip(*cells, strict=True)
+  return plot_schedules(*columns, margin=margin if noise else None), ()
 
 
 def _contrasts(arguments):

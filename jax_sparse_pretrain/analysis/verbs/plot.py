@@ -34,7 +34,7 @@ READS = {
   'coefficients': OF_RUNS | OF_FIT | {'bootstrap', 'seed', 'group', 'level'},
   'isoflops': OF_RUNS | OF_FIT | {'compute'},
   'density': {*schedules.FLAGS, 'sparsities'},
-  'schedules': OF_RUNS | {'noise'},
+  'schedules': OF_RUNS | {'noise', 'level'},
   'contrasts': OF_RUNS | {'names', 'reference', 'level'},
 }
 # What a given law leaves nothing to do for.

@@ -6,11 +6,7 @@ from collections.abc import Sequence
 
 from jax_sparse_pretrain.analysis import tables
 from jax_sparse_pretrain.analysis.contrasts.noise import Noise
-from jax_sparse_pretrain.analysis.contrasts.ranking import (
-  Ranking,
-  Schedule,
-  rank_schedules,
-)
+from jax_sparse_pretrain.analysis.contrasts.ranking import Ranking, Schedule
 from jax_sparse_pretrain.analysis.fitting.bootstrap import check_level
 from jax_sparse_pretrain.analysis.verbs import Answer, scheduled
 from jax_sparse_pretrain.analysis.verbs.arguments import add_runs
@@ -41,30 +37,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def answer(arguments: argparse.Namespace) -> Answer:
   check_level(arguments.level)
   found, noise = scheduled.read(arguments)
-  rankings = rank_schedules(
-    found.start,
-    found.end,
-    found.sparsity,
-    found.loss,
-    found.seed,
-    (arguments.start, arguments.end),
-    noise,
-    arguments.level,
+  rankings = scheduled.rank(
+    found, noise, (arguments.start, arguments.end), arguments.level
   )
   if not any(ranking.asked for ranking in rankings):
+    there = ', '.join(
+      sorted({_percents(each) for r in rankings for each in r.schedules})
+    )
     raise ValueError(
-      f'--start = {arguments.start:g}, --end = {arguments.end:g}: no such run'
+      f'--start = {arguments.start:g}, --end = {arguments.end:g}: no such '
+      f'schedule, in fractions of compute; there are, in %, {there}'
     )
   data = {
     'asked': [arguments.start, arguments.end],
     'level': arguments.level,
-    'noise': noise and {'sd': noise.sd, 'groups': noise.groups},
+    'noise': _known(noise),
     'rankings': [
       {
         **dataclasses.asdict(ranking),
         'rank': ranking.rank,
         'gap': ranking.gap,
-        'as_good': ranking.n_as_good,
+        'not_told_apart': ranking.n_not_told_apart,
       }
       for ranking in rankings
     ],
@@ -78,23 +71,25 @@ def _text(rankings: Sequence[Ranking], noise: Noise | None, arguments) -> str:
   header = [
     'sparsity',
     'best',
-    'its loss',
+    'loss',
     'worst',
     f'{asked} ranks',
-    'above the best',
+    'gap',
     'margin',
-    'as good',
+    'not told apart',
   ]
   rows = [
     [
-      f'{ranking.sparsity:.0%}',
-      _percents(ranking.schedules[0]),
-      f'{ranking.schedules[0].loss:.4f}',
-      f'+{ranking.schedules[-1].loss - ranking.schedules[0].loss:.4f}',
+      f'{100 * ranking.sparsity:g} %',
+      _percents(ranking.best),
+      f'{ranking.best.loss:.4f}',
+      f'+{ranking.schedules[-1].loss - ranking.best.loss:.4f}',
       f'{ranking.rank or "-"} of {len(ranking.schedules)}',
       '-' if ranking.gap is None else f'{ranking.gap:.4f}',
       '-' if ranking.margin is None else f'{ranking.margin:.4f}',
-      '-' if ranking.n_as_good is None else str(ranking.n_as_good),
+      '-'
+      if ranking.n_not_told_apart is None
+      else str(ranking.n_not_told_apart),
     ]
     for ranking in rankings
   ]
@@ -107,14 +102,23 @@ def _percents(schedule: Schedule) -> str:
   return f'{100 * schedule.start:g}-{100 * schedule.end:g}'
 
 
+def _known(noise: Noise | None):
+  """For JSON, which has no infinity: of a noise that was given."""
+  if noise is None:
+    return None
+  dof = noise.dof if noise.groups else None
+  return {'sd': noise.sd, 'dof': dof, 'groups': noise.groups}
+
+
 def _about(noise: Noise, arguments) -> str:
   source = (
-    f'from {noise.groups} groups of seeds, {noise.dof:g} degrees of freedom'
+    f'groups of seeds: {noise.groups}; degrees of freedom: {noise.dof:g}'
     if noise.groups
     else 'as given'
   )
   return (
-    f'Noise of one run: {noise.sd:.4f} nats, {source}.\n'
-    f'As good: within the margin of the best, which {arguments.level:.0%} of '
-    'the time\nholds any schedule that is as good as the best (Hsu, 1981).'
+    f'Noise of one run: {noise.sd:.4f} nats ({source}).\n'
+    f'Not told apart: with {100 * arguments.level:g} % confidence the truly '
+    'best schedule is among\nthese (Hsu, 1981), if losses of schedules are as '
+    'independent as those of seeds.'
   )

@@ -61,5 +61,9 @@ def size(d_model: int, d_ff: int = 0) -> dict[str, Any]:
 
 
 def peak_lr(d_model: int) -> float:
-  """The best of configs/sweep_rates.py: 0.40 to 0.52 over d_model."""
+  """0.45 over d_model.
+
+  The best rates of configs/sweep_rates.py are 0.40 to 0.52 over it at widths
+  from 48. At 32 the highest of them is best, 0.77 over it.
+  """
   return round(0.45 / d_model, 5)

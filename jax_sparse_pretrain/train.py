@@ -27,9 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     args, overrides = _parser().parse_known_args(argv)
     _require('--config', args.config)
+    if args.topology and not args.compile_only:
+      raise config_lib.ConfigError('--topology: only with --compile_only')
     config = load_config(args.config, overrides)
     if args.plan:
       return _show_plan(config)
+    if args.compile_only:
+      return _compile_only(config, args.topology)
     _require('--workdir', args.workdir)
     return _train(config, args)
   except config_lib.ConfigError as error:
@@ -58,6 +62,16 @@ def _parser() -> argparse.ArgumentParser:
     '--plan',
     action='store_true',
     help='print steps, tokens, compute and parameters of the run, and stop',
+  )
+  parser.add_argument(
+    '--compile_only',
+    action='store_true',
+    help='compile the train step for --topology, print what it takes, and stop',
+  )
+  parser.add_argument(
+    '--topology',
+    metavar='NAME',
+    help='devices that need not be here: v4-N, v5e-N, v5p-N, v6e-N or cpu-N',
   )
   parser.add_argument(
     '--fork',
@@ -127,7 +141,7 @@ def read_flags(path: str, define: Callable, argv: list[str]) -> dict[str, Any]:
     ConfigError: naming the path.
   """
   values = flags.FlagValues()
-  with errors_of_file(path):
+  with running_file(path):
     define(flag_values=values, sys_argv=argv)
     rest = values(argv)[1:]
     loaded = values.config.to_dict()
@@ -137,14 +151,21 @@ def read_flags(path: str, define: Callable, argv: list[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def errors_of_file(path: str) -> Iterator[None]:
-  """Makes errors ConfigErrors: the file is the user's, and may do anything."""
+def running_file(path: str) -> Iterator[None]:
+  """A config file may import those beside it, as a script may.
+
+  Its errors are ConfigErrors: the file is the user's, and may do anything.
+  """
+  folder = str(pathlib.Path(path.split(':')[0]).parent.resolve())
+  sys.path.insert(0, folder)
   try:
     yield
   except (Exception, SystemExit) as error:
     raise config_lib.ConfigError(
       f'--config = {path}: {one_line(error)}'
     ) from error
+  finally:
+    sys.path.remove(folder)
 
 
 def one_line(error: BaseException) -> str:
@@ -161,6 +182,16 @@ def _show_plan(config: config_lib.Config) -> int:
   recipe.make_pruner(config, plan, recipe.model_kernels(config.model))
   print(report.plan_table(config, plan))
   return 0
+
+
+def _compile_only(config: config_lib.Config, name: str | None) -> int:
+  """Status 0 if the step fits, or no chip is named; 1 if it does not."""
+  _require('--topology', name)
+  from jax_sparse_pretrain.training.ahead import program, report, topology
+
+  ahead = program.compile_ahead(config, topology.parse(name))
+  print(report.ahead_table(ahead))
+  return EXIT_FAILED if ahead.fits is False else 0
 
 
 def _train(config: config_lib.Config, args: argparse.Namespace) -> int:

@@ -78,6 +78,7 @@ def test_overrides_reach_the_config():
     ('pruning.start=0.9', r'start = 0.9: must be at most .*end = 0.75'),
     ('pruning.end=1.5', 'end = 1.5: must be below 1'),
     ('pruning.every=0', 'every = 0: must be at least 1'),
+    ('data.piece_bytes=-1', 'piece_bytes = -1: must be at least 0'),
     ('accumulation_steps=3', 'batch_size = 32: must be divisible by'),
     ('data.streams=3', 'streams = 3: must divide batch_size = 32'),
     ('data.source=text', "path = '': must be set"),
@@ -90,6 +91,11 @@ def test_a_bad_value_is_refused_by_key(override, words):
   with pytest.raises(config.ConfigError, match=words) as error:
     load_config(SMOKE, [f'--config.{override}'])
   assert '\n' not in str(error.value)
+
+
+def test_prepared_data_is_not_cut_into_pieces():
+  with pytest.raises(config.ConfigError, match='piece_bytes = 9: must be 0'):
+    config.from_dict({'data': {'piece_bytes': 9}})
 
 
 def test_warmup_and_decay_must_fit_into_the_run():

@@ -143,9 +143,11 @@ def test_runs_are_averaged_without_jax(tmp_path):
 LAW = 'E=1.8,A=480,B=2100,alpha=0.35,beta=0.37'
 RUN = {
   'compare': '@published_runs/t5.args',
+  'contrast': r'{} --names=(?P<arm>.)(?P<seed>.) --reference=a',
   'fit': '@published_runs/t5.args --bootstrap 0',
   'plan': f'--law {LAW} --compute 1e20 --sparsity 0.8',
   'predict': f'--law {LAW} --average_parameters 4e8 --tokens 1e10',
+  'rank': '{}',
   'simulate': f'--law {LAW} --linear_parameters 1e8 --tokens 2e9',
 }
 # Those that draw.
@@ -156,8 +158,16 @@ DRAW = {
 
 
 @pytest.mark.parametrize('verb', RUN)
-def test_a_verb_does_its_work_without_jax(verb):
-  run_python(WITHOUT_JAX, verb, *RUN[verb].split())
+def test_a_verb_does_its_work_without_jax(verb, tmp_path):
+  rows = [
+    {'run': f'{arm}{seed}', 'seed': seed, 'loss': 2.0, 'sparsity': 0.5}
+    | {'pruning.start': 0.25, 'pruning.end': 0.75 + 0.1 * (arm == 'b')}
+    for arm in 'ab'
+    for seed in range(2)
+  ]
+  table = written.write_table(tmp_path / 'runs.csv', rows)
+  words = RUN[verb].format(table).split()
+  run_python(WITHOUT_JAX, verb, *words)
 
 
 @pytest.mark.parametrize('verb', DRAW)

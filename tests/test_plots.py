@@ -118,7 +118,7 @@ PICTURES = {
   'isoflops of runs': lambda: plot_isoflops(FIT, BUDGETS, dense_runs()),
   'density': lambda: plot_density(planned((0, 0.4, 0.8))),
   'density of many': lambda: plot_density(long_names()),
-  'schedules': lambda: plot_schedules(*schedule_rows(), noise=0.01),
+  'schedules': lambda: plot_schedules(*schedule_rows(), margin=0.01),
   'five sparsities': lambda: plot_schedules(
     *schedule_rows((0.2, 0.4, 0.5, 0.6, 0.8))
   ),
@@ -425,14 +425,14 @@ def test_the_best_is_framed_and_what_is_as_good_within_the_noise():
   [axes] = heat_maps(plot_schedules(*rows))
   assert framed(axes) == {('-', 1, 1)}
   # 0.05 = 0.8 (1/4)^2 nats for a step in start or end.
-  [axes] = heat_maps(plot_schedules(*rows, noise=0.0501))
+  [axes] = heat_maps(plot_schedules(*rows, margin=0.0501))
   neighbours = {(0, 1), (1, 0), (2, 1), (1, 2)}
   dotted = {(':', *cell) for cell in neighbours}
   assert framed(axes) == {('-', 1, 1)} | dotted
 
 
 def test_frames_can_be_seen_on_dark_cells():
-  [axes] = heat_maps(plot_schedules(*schedule_rows([0.8]), noise=1.0))
+  [axes] = heat_maps(plot_schedules(*schedule_rows([0.8]), margin=1.0))
   dotted = [box for box in axes.patches if box.get_linestyle() == ':']
   colours = {to_hex(box.get_edgecolor()) for box in dotted}
   assert colours == {'#000000', '#ffffff'}
@@ -454,7 +454,7 @@ def test_repeats_of_a_schedule_are_averaged():
 )
 def test_tables_that_cannot_be_are_refused(rows, noise):
   with pytest.raises(ValueError, match='must be'):
-    plot_schedules(*rows, noise=noise)
+    plot_schedules(*rows, margin=noise)
 
 
 @pytest.mark.parametrize('seed', range(5))
@@ -553,12 +553,12 @@ def test_a_saved_law_draws_what_its_runs_draw(tmp_path):
     (['density', PATH, '--sparsities', '.5', '--out=a.png'], 'not both'),
     (['density', '--sparsities', '.5', '--out=a.png'], '--linear_parameters'),
     (['schedules', PATH, '--out=a.png'], "no column 'start'"),
-    (['schedules', PATH, PATH, '--out=a.png'], 'one FILE.csv'),
+    (['schedules', PATH, PATH, '--out=a.png'], 'give one table'),
     (['law', PATH, '--sparsity=0.5', '--out=a.png'], '--sparsity: law does'),
     (['law', PATH, '--sparsities', '9', '--out=a.png'], '--sparsities: law'),
     (['law', PATH, '--noise=3', '--out=a.png'], '--noise: law does not read'),
     (['law', PATH, '--group=nosuch', '--out=a.png'], '--group: law does not'),
-    (['schedules', PATH, '--where=1 > 0', '--out=a.png'], '--where: schedules'),
+    (['schedules', PATH, '--delta=1', '--out=a.png'], '--delta: schedules'),
     (
       ['law', PATH, '--law', NUMBERS, '--delta=5', '--out=a.png'],
       '--delta: nothing is fitted with --law',

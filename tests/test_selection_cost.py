@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jax_sparse_pretrain import pruning
-from jax_sparse_pretrain.pruning import DISTRIBUTIONS, Kernel
+from jax_sparse_pretrain.pruning import DISTRIBUTIONS, Kernel, selection
 
 KERNELS = {
   'down/kernel': Kernel((4, 512, 256), stacked=True),
@@ -83,7 +83,7 @@ def mask_update(**variant):
   return jax.jit(step), pruner.budget_for(0.4)
 
 
-def compiled_update(axis_type, **variant):
+def traced_update(axis_type, **variant):
   at = shardings(axis_type)
   weights = {
     name: jax.ShapeDtypeStruct(kernel.shape, jnp.float32, sharding=at[name])
@@ -96,7 +96,7 @@ def compiled_update(axis_type, **variant):
     ).items()
   }
   update, budget = mask_update(**variant)
-  return update.lower(weights, masks, jnp.bool_(True), budget).compile()
+  return update.trace(weights, masks, jnp.bool_(True), budget)
 
 
 def messages(program):
@@ -121,7 +121,8 @@ def some_arrays():
 @pytest.mark.parametrize('axis_type', [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_a_mask_update_moves_only_counts_and_holds_no_copy(variant, axis_type):
-  program = compiled_update(axis_type, **VARIANTS[variant])
+  traced = traced_update(axis_type, **VARIANTS[variant])
+  program = traced.lower().compile()
   moved = messages(program.as_text())
   assert {operation for _, operation in moved} == {'all-reduce'}
   # One number for each layer of a kernel and each threshold of a pass, where
@@ -150,3 +151,24 @@ def test_masks_of_a_mesh_equal_those_of_one_device(how, axis_type):
       at[name], len(KERNELS[name].shape)
     )
     np.testing.assert_array_equal(sharded[name], alone[name], err_msg=name)
+
+
+def test_a_mask_update_on_tpu_is_not_partitioned_by_hand():
+  """The compiler of a TPU cannot; its program is written here all the same."""
+  traced = traced_update(AxisType.Auto)
+  by_hand = 'CustomSPMDPartitioning'
+  assert by_hand in traced.lower(lowering_platforms=('cpu',)).as_text()
+  assert by_hand not in traced.lower(lowering_platforms=('tpu',)).as_text()
+
+
+def test_counts_of_a_tpu_are_the_same_and_are_summed_over_devices():
+  rng = np.random.default_rng(0)
+  keys = rng.integers(0, 9, (4, 256, 4, 64)).astype(np.uint32)
+  thresholds = rng.integers(0, 9, (3, 4)).astype(np.uint32)
+  at = shardings(AxisType.Auto)['key/kernel']
+  count = jax.jit(selection._count_by_sums, in_shardings=(at, None))
+  np.testing.assert_array_equal(
+    count(keys, thresholds), selection._count_layers(keys, thresholds)
+  )
+  moved = messages(count.lower(keys, thresholds).compile().as_text())
+  assert {operation for _, operation in moved} == {'all-reduce'}

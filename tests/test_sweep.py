@@ -1,5 +1,6 @@
 """Sweeps, from the command to the files that they leave."""
 
+import csv
 import json
 import os
 import pathlib
@@ -659,3 +660,54 @@ def test_a_law_is_fitted_to_a_collected_table(tmp_path):
   fit = analysis.fit_scaling_law(runs.parameters(), runs.tokens, runs.loss)
   assert fit.law.alpha == pytest.approx(0.35, abs=1e-4)
   assert fit.law.E == pytest.approx(1.8, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_from_a_sweep_to_a_law_to_a_report(tmp_path):
+  """The shipped sweep, and the two commands that its docstring names."""
+
+  def call(module, *words):
+    command = [sys.executable, '-m', f'jax_sparse_pretrain.{module}']
+    one_device = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+    words = [*command, *map(str, words)]
+    subprocess.run(words, check=True, cwd=ROOT, env=one_device)
+
+  sweep, law = tmp_path / 'sweep', tmp_path / 'law.json'
+  call('sweep', '--config=configs/sweep_smoke.py', f'--workdir={sweep}')
+  call('analysis', 'fit', sweep / 'runs.csv', '--bootstrap=100', '--out', law)
+  page = tmp_path / 'report.html'
+  call(
+    'analysis', 'report', sweep / 'runs.csv', '--bootstrap=100', '--out', page
+  )
+
+  runs = analysis.load_runs(sweep / 'runs.csv')
+  assert len(runs) == 17 and (runs.sparsity > 0).sum() == 8
+  counted = analysis.load_runs(sweep / 'runs')
+  order = [counted.run.index(name) for name in runs.run]
+  np.testing.assert_array_equal(
+    runs.average_parameters, counted.average_parameters[order]
+  )
+  fit = analysis.ScalingLawFit.from_json(law.read_text())
+  # Such short runs are no nearer to a law than this; losses span 20 %.
+  assert fit.log_rmse < 0.04
+  dense = runs.select(runs.sparsity == 0)
+  for n in set(dense.initial_parameters):
+    same = dense.select(dense.initial_parameters == n)
+    assert (np.diff(same.loss[np.argsort(same.tokens)]) < -0.03).all()
+  text = page.read_text()
+  assert all(name in text for name in runs.run) and '<img' in text
+
+
+def test_several_sweeps_are_collected_into_one_table(swept, tmp_path):
+  for name in ('a', 'b'):
+    (tmp_path / name).symlink_to(swept)
+  (tmp_path / 'no_sweep').mkdir()
+  assert main([f'--workdir={tmp_path}', '--collect']) == 0
+  (_, *both), (_, *alone) = (
+    csv.reader((directory / 'runs.csv').read_text().splitlines())
+    for directory in (tmp_path, swept)
+  )
+  assert [name for name, *_ in both] == [
+    f'{sweep}/{name}' for sweep in 'ab' for name, *_ in alone
+  ]
+  assert [row[1:] for row in both] == [row[1:] for row in alone] * 2

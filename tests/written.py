@@ -54,3 +54,21 @@ def write_run(
   plan = {'steps': steps, 'mean_density': float(mean)}
   (workdir / 'config.json').write_text(json.dumps({'plan': plan}))
   return workdir
+
+
+def write_table(path: pathlib.Path, rows) -> pathlib.Path:
+  """A table of runs from mappings; N of all of them is `DENSE`."""
+  filled = [
+    {
+      'average_parameters': DENSE,
+      'initial_parameters': DENSE,
+      'final_parameters': DENSE * (1 - row.get('sparsity', 0)),
+      'sparsity': 0,
+      'tokens': 1e6,
+      **row,
+    }
+    for row in rows
+  ]
+  lines = [list(filled[0]), *(each.values() for each in filled)]
+  path.write_text('\n'.join(','.join(map(str, line)) for line in lines))
+  return path

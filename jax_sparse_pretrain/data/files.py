@@ -103,7 +103,8 @@ def _open(
     )
   train, validation = _Split(), _Split()
   for n_path, (file_name, path) in enumerate(files.items()):
-    for suffix, start, size, content in _documents(path, read, where):
+    found = _documents(path, read, data.piece_bytes, where)
+    for suffix, start, size, content in found:
       # A file name need not be UTF-8.
       name = os.fsencode(file_name + suffix)
       held_out = _share(name) < data.validation_fraction
@@ -122,12 +123,12 @@ def _open(
 
 
 def _documents(
-  path: _Path, read: Callable, where: str
+  path: _Path, read: Callable, piece_bytes: int, where: str
 ) -> Iterator[tuple[str, int, int, bytes]]:
   """Yields suffix to the file's name, first byte, size, text as UTF-8."""
   suffix = ''
   try:
-    for suffix, start, raw in _spans(path):
+    for suffix, start, raw in _spans(path, piece_bytes):
       content = read(path, raw).encode()
       if content:
         yield suffix, start, len(raw), content
@@ -135,16 +136,36 @@ def _documents(
     raise config.ConfigError(f'{where}: {path}{suffix}: {error}') from error
 
 
-def _spans(path: _Path) -> Iterator[tuple[str, int, bytes]]:
-  if path.suffix != '.jsonl':
-    yield '', 0, path.read_bytes()
-    return
+def _spans(path: _Path, piece_bytes: int) -> Iterator[tuple[str, int, bytes]]:
   start = 0
+  if path.suffix != '.jsonl':
+    for piece in _pieces(path.read_bytes(), piece_bytes):
+      yield '', start, piece
+      start += len(piece)
+    return
+  if piece_bytes:
+    raise ValueError(
+      f'data.piece_bytes = {piece_bytes}: must be 0 for .jsonl files, which '
+      'hold a document a line'
+    )
   with path.open('rb') as lines:
     for number, line in enumerate(lines, 1):
       if line.strip():
         yield f':{number}', start, line
       start += len(line)
+
+
+def _pieces(raw: bytes, piece_bytes: int) -> Iterator[bytes]:
+  """The whole, or whole lines of it that are just not less than asked.
+
+  A line feed is no part of another character in UTF-8.
+  """
+  start = 0
+  while start < len(raw):
+    end = raw.find(b'\n', start + piece_bytes - 1) + 1 if piece_bytes else 0
+    end = end or len(raw)
+    yield raw[start:end]
+    start = end
 
 
 def _text(feature: str, path: _Path, raw: bytes) -> str:

@@ -209,7 +209,25 @@ def _count(keys: jax.Array, thresholds: jax.Array, kernel: Kernel) -> jax.Array:
     uint32[n, n_layers].
   """
   layers = keys.reshape(kernel.n_layers, *kernel.shape[int(kernel.stacked) :])
-  return _count_layers(layers, thresholds)
+  return jax.lax.platform_dependent(
+    layers, thresholds, tpu=_count_by_sums, default=_count_layers
+  )
+
+
+def _count_by_sums(keys: jax.Array, thresholds: jax.Array) -> jax.Array:
+  """`_count_layers` for TPU, whose compiler has no partitioning by hand.
+
+  It says "Custom emitter for CustomSPMDPartitioning not found" (jax issue
+  38196). It merges these sums into one that reads the keys once, and splits
+  them over devices well by itself.
+  """
+  axes = tuple(range(1, keys.ndim))
+  return jnp.stack(
+    [
+      jnp.sum(keys >= jnp.expand_dims(t, axes), axes, dtype=jnp.uint32)
+      for t in thresholds
+    ]
+  )
 
 
 @custom_partitioning

@@ -47,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
   what.add_argument(
     '--collect',
     action='store_true',
-    help='make DIR/runs.csv from the runs that are there, and stop',
+    help='make DIR/runs.csv from the runs that are there, and stop; DIR may '
+    'hold directories of sweeps',
   )
   share = parser.add_argument_group('a share of the runs, for an array of jobs')
   share.add_argument('--index', type=int, help='of this share, from 0')

@@ -1,6 +1,5 @@
 """A sweep's config file: `get_config()`, and `get_runs()` that alter it."""
 
-import contextlib
 import copy
 import functools
 import pathlib
@@ -49,7 +48,7 @@ def read_sweep(path: str, overrides: Sequence[str]) -> list[Run]:
   """
   if not pathlib.Path(path).is_file():
     raise ConfigError(f'--config = {path}: must be a file')
-  with train.errors_of_file(path), _beside(path):
+  with train.running_file(path):
     module = _execute(pathlib.Path(path))
     base = _called(module, 'get_config')
     asked = list(_called(module, 'get_runs'))
@@ -64,17 +63,6 @@ def read_sweep(path: str, overrides: Sequence[str]) -> list[Run]:
     _make_run(name, values, changes)
     for name, changes in _checked(asked, f'--config = {path}: get_runs()')
   ]
-
-
-@contextlib.contextmanager
-def _beside(path: str) -> Iterator[None]:
-  """A sweep file may import those beside it, as a script may."""
-  folder = str(pathlib.Path(path).parent.resolve())
-  sys.path.insert(0, folder)
-  try:
-    yield
-  finally:
-    sys.path.remove(folder)
 
 
 def _execute(path: pathlib.Path) -> types.ModuleType:

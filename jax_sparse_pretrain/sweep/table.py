@@ -36,7 +36,8 @@ def write(directory: Directory, columns: Sequence[str] = ()) -> int:
   """Makes `runs.csv` from the finished runs in `runs/`, in order of name.
 
   Args:
-    directory: of the sweep.
+    directory: of the sweep, or one that holds directories of sweeps. Runs are
+      then called SWEEP/NAME.
     columns: keys of the config to show beside those in which runs differ.
 
   Returns:
@@ -46,11 +47,16 @@ def write(directory: Directory, columns: Sequence[str] = ()) -> int:
     NoRuns: if there is none.
     ConfigError: for a file that is not of a run.
   """
-  if not directory.runs.is_dir():
+  sweeps = _sweeps(directory)
+  if not sweeps:
     raise NoRuns(f'{directory.runs}: no finished run')
   # Shares may write at once; what is read last must be written last.
   with _alone(directory):
-    found = dict(_finished(directory))
+    found = {
+      prefix + name: run
+      for prefix, each in sweeps.items()
+      for name, run in _finished(each)
+    }
     if not found:
       raise NoRuns(f'{directory.runs}: no finished run')
     runs = _as_runs(found, columns)
@@ -58,6 +64,14 @@ def write(directory: Directory, columns: Sequence[str] = ()) -> int:
     write_runs(temporary, runs)
     temporary.replace(directory.table)
   return len(runs)
+
+
+def _sweeps(directory: Directory) -> dict[str, Directory]:
+  """By what names of runs begin with."""
+  if directory.runs.is_dir():
+    return {'': directory}
+  below = map(Directory, sorted(directory.root.glob('*/')))
+  return {f'{each.root.name}/': each for each in below if each.runs.is_dir()}
 
 
 @contextlib.contextmanager

@@ -1,28 +1,56 @@
-"""Peak speeds, for model FLOP utilisation."""
+"""What one JAX device can do and hold, from the makers' data sheets."""
+
+from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-# Dense bfloat16 FLOP/s of one JAX device, from the makers' data sheets.
+GIB = 1 << 30
+
+
+class Chip(NamedTuple):
+  """One JAX device.
+
+  Attributes:
+    peak_flops: FLOP/s in dense bfloat16.
+    memory: bytes; a part of it is the runtime's.
+    source: where the two are published.
+  """
+
+  peak_flops: float
+  memory: int
+  source: str
+
+
+_TPU = 'https://docs.cloud.google.com/tpu/docs/'
+_NVIDIA = 'https://www.nvidia.com/en-us/data-center/'
+
 # Matched as substrings of `jax.Device.device_kind`, first match wins.
-PEAK_FLOPS = {
-  'B200': 2.25e15,
-  'H200': 989e12,
-  'H100 PCIe': 756e12,
-  'H100 NVL': 835e12,
-  'H100': 989e12,
-  'A100': 312e12,
-  'TPU v6 lite': 918e12,
-  'TPU v5p': 459e12,
-  'TPU v5 lite': 197e12,
-  'TPU v5': 459e12,
-  'TPU v4': 275e12,
+CHIPS = {
+  'B200': Chip(2.25e15, 180 * GIB, f'{_NVIDIA}dgx-b200/'),
+  'H200': Chip(989e12, 141 * GIB, f'{_NVIDIA}h200/'),
+  'H100 PCIe': Chip(756e12, 80 * GIB, f'{_NVIDIA}h100/'),
+  'H100 NVL': Chip(835e12, 94 * GIB, f'{_NVIDIA}h100/'),
+  'H100': Chip(989e12, 80 * GIB, f'{_NVIDIA}h100/'),
+  'A100-SXM4-80GB': Chip(312e12, 80 * GIB, f'{_NVIDIA}a100/'),
+  'A100 80GB': Chip(312e12, 80 * GIB, f'{_NVIDIA}a100/'),
+  'A100': Chip(312e12, 40 * GIB, f'{_NVIDIA}a100/'),
+  'TPU v6 lite': Chip(918e12, 32 * GIB, f'{_TPU}v6e'),
+  'TPU v5p': Chip(459e12, 95 * GIB, f'{_TPU}v5p'),
+  'TPU v5 lite': Chip(197e12, 16 * GIB, f'{_TPU}v5e'),
+  'TPU v5': Chip(459e12, 95 * GIB, f'{_TPU}v5p'),
+  'TPU v4': Chip(275e12, 32 * GIB, f'{_TPU}v4'),
 }
+
+
+def chip_of(device_kind: str) -> Chip | None:
+  """The chip, or None for one that is not in the table."""
+  return next((chip for k, chip in CHIPS.items() if k in device_kind), None)
 
 
 def peak_flops(device_kind: str) -> float | None:
   """Peak of one device, or None for one that is not in the table."""
-  matches = (v for k, v in PEAK_FLOPS.items() if k in device_kind)
-  return next(matches, None)
+  chip = chip_of(device_kind)
+  return chip and chip.peak_flops
 
 
 def peak_of_mesh(mesh: Mesh, given: float = 0.0) -> float | None:

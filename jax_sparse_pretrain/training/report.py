@@ -35,8 +35,8 @@ def end_of_run_table(
     Line(),
     *_compute_lines(summary),
   ]
-  files = [] if workdir is None else _folded(f'Files: {workdir}')
-  return '\n'.join([_table(_title(summary), lines), *files])
+  files = [] if workdir is None else folded(f'Files: {workdir}')
+  return '\n'.join([table(_title(summary), lines), *files])
 
 
 def plan_table(config: config_lib.Config, plan: Plan) -> str:
@@ -45,7 +45,7 @@ def plan_table(config: config_lib.Config, plan: Plan) -> str:
   Hours are those of one H100 at 40 % of its dense bfloat16 peak. Hardware
   computes the pruned weights too, so they are those of a dense model.
   """
-  return _table('Plan', list(_plan_lines(config, plan)))
+  return table('Plan', list(_plan_lines(config, plan)))
 
 
 def _plan_lines(config, plan) -> Iterator[Line]:
@@ -71,12 +71,13 @@ def _plan_lines(config, plan) -> Iterator[Line]:
   yield Line('Tokens', f'{tokens:,}', f'D, {config.tokens_per_step:,} a step')
   yield Line('Compute', f'{6 * average * tokens:.3e}', 'FLOPs, 6 N_avg D')
   executed = tokens * counts.flops_per_token(model, linear)
-  hours = executed / (0.4 * hardware.PEAK_FLOPS['H100']) / 3600
+  hours = executed / (0.4 * hardware.CHIPS['H100'].peak_flops) / 3600
   text = 'below 0.1' if hours < 0.1 else f'{hours:,.1f}'
   yield Line('H100 hours', text, 'at 40 % of its peak')
 
 
-def _table(title: str, lines: list[Line]) -> str:
+def table(title: str, lines: list[Line]) -> str:
+  """Lines in columns between two rules."""
   rows = [_laid_out(line, lines) for line in lines]
   rule = '-' * max(map(len, [title, *rows]))
   return '\n'.join([title, rule, *rows, rule])
@@ -150,6 +151,6 @@ def _laid_out(line: Line, lines: list[Line]) -> str:
   return f'{columns}  {line.remark}'.rstrip()
 
 
-def _folded(text: str) -> list[str]:
+def folded(text: str) -> list[str]:
   """Cut, not shortened: a long path must stay whole."""
   return [text[i : i + WIDTH] for i in range(0, len(text), WIDTH)]

@@ -105,6 +105,50 @@ class Experiment:
     }
 
 
+class Parts(NamedTuple):
+  """What a run is made of before there are data.
+
+  Attributes:
+    plan: the pruning schedule and the number of steps.
+    mesh: devices.
+    kernels: the linear parameters.
+    pruner: of the config.
+    programs: the jitted functions.
+    evaluation_batch: rows of an evaluation step.
+  """
+
+  plan: Plan
+  mesh: Mesh
+  kernels: Mapping[str, pruning.Kernel]
+  pruner: pruning.Pruner
+  programs: programs.Programs
+  evaluation_batch: int
+
+
+def make_parts(
+  config: Config, devices=None, cache: programs.Cache | None = None
+) -> Parts:
+  """What needs neither data nor arrays; nothing is compiled.
+
+  Args:
+    config: checked.
+    devices: to run on; all if not given. They need not be here.
+    cache: where programs are looked up and left for runs that share them.
+
+  Raises:
+    ConfigError: for input that cannot work, naming the key.
+  """
+  plan = recipe.make_plan(config)
+  mesh = sharding.make_mesh(config.mesh, devices)
+  sharding.check_batch(config, mesh)
+  evaluation_batch = _evaluation_batch(config, mesh)
+  check_attention(config.model)
+  kernels = recipe.model_kernels(config.model)
+  pruner = recipe.make_pruner(config, plan, kernels)
+  made = _programs(config, mesh, kernels, pruner, cache)
+  return Parts(plan, mesh, kernels, pruner, made, evaluation_batch)
+
+
 def set_up(
   config: Config, devices=None, cache: programs.Cache | None = None
 ) -> Experiment:
@@ -119,14 +163,8 @@ def set_up(
     ConfigError: for input that cannot work, naming the key.
   """
   sinks.check(config.logging)
-  plan = recipe.make_plan(config)
-  mesh = sharding.make_mesh(config.mesh, devices)
-  sharding.check_batch(config, mesh)
-  evaluation_batch = _evaluation_batch(config, mesh)
-  check_attention(config.model)
-  kernels = recipe.model_kernels(config.model)
-  pruner = recipe.make_pruner(config, plan, kernels)
-  made = _programs(config, mesh, kernels, pruner, cache)
+  parts = make_parts(config, devices, cache)
+  plan, mesh, made = parts.plan, parts.mesh, parts.programs
   data = _open_data(config, mesh)
   # Last, because it runs on the device; nothing can be refused from here on.
   learning_rates = optimizer_lib.learning_rates(config.optimizer, plan.steps)
@@ -135,10 +173,10 @@ def set_up(
     plan=plan,
     mesh=mesh,
     peak_flops=hardware.peak_of_mesh(mesh, config.logging.peak_flops),
-    header=_header(config, kernels),
+    header=_header(config, parts.kernels),
     learning_rates=learning_rates,
-    delay=pruner.delay,
-    controls=recipe.make_controls(config, plan, pruner, learning_rates),
+    delay=parts.pruner.delay,
+    controls=recipe.make_controls(config, plan, parts.pruner, learning_rates),
     corpus=data.corpus,
     batches=data.batches,
     to_devices=functools.partial(
@@ -150,7 +188,7 @@ def set_up(
     evaluate=evaluate_lib.make_evaluate(
       made.row_losses,
       data.evaluation_rows,
-      evaluation_batch,
+      parts.evaluation_batch,
       sharding.batch_sharding(mesh),
     ),
     abstract_state=made.abstract_state,

@@ -224,3 +224,54 @@ def test_a_split_without_documents_is_an_error(fraction, tmp_path):
     config.ConfigError, match=r'data\.validation_fraction = .*at least one'
   ):
     open_text(tmp_path / '**/*.txt', validation_fraction=fraction)
+
+
+def write_long_texts(folder):
+  """Files of lines of 3 to 40 bytes, some without a last line feed."""
+  for i in range(30):
+    lines = [f'{i}:{j}' + 'é' * ((i * 7 + j * 3) % 18) for j in range(40)]
+    text = '\n'.join(lines) + '\n' * (i % 2)
+    (folder / f'{i:02}.txt').write_text(text, encoding='utf-8')
+  return folder
+
+
+def test_pieces_are_whole_lines_that_make_up_their_file(tmp_path):
+  write_long_texts(tmp_path)
+  whole = every(open_text(tmp_path / '*.txt'))
+  pieces = every(open_text(tmp_path / '*.txt', piece_bytes=100))
+  # In each split files come in order of name, and pieces in that of the file.
+  assert ''.join(pieces) == ''.join(whole)
+  for text in pieces:
+    *before, last = text.splitlines(keepends=True)
+    assert len(''.join(before).encode()) < 100
+    is_last = any(each.endswith(text) for each in whole)
+    assert is_last or len(text.encode()) >= 100 and last.endswith('\n')
+
+
+def test_pieces_of_a_file_are_held_out_together(tmp_path):
+  write_long_texts(tmp_path)
+  corpus = open_text(tmp_path / '*.txt', piece_bytes=50)
+  split_of = {}
+  for split in ('train', 'validation'):
+    for text in getattr(corpus, split):
+      name = f'{int(text.split(":")[0]):02}.txt'
+      assert split_of.setdefault(name, split) == split
+  held_out = {name for name, split in split_of.items() if split != 'train'}
+  assert held_out == {name for name in split_of if is_held_out(name, 0.3)}
+  assert len(corpus.train) > 300
+
+
+def test_pieces_of_one_byte_are_lines(tmp_path):
+  (tmp_path / 'a.txt').write_text('a\n\nb\nc')
+  (tmp_path / 'b.txt').write_text('b\n' * 9)
+  corpus = open_text(tmp_path / '*.txt', piece_bytes=1)
+  texts = sorted(every(corpus))
+  assert texts == sorted(['a\n', '\n', 'b\n', 'c', *(['b\n'] * 9)])
+
+
+def test_json_lines_are_not_cut(tmp_path):
+  path = write_lines(tmp_path / 'a.jsonl', ['{"text": "a"}'] * 9)
+  with pytest.raises(
+    config.ConfigError, match='data.piece_bytes = 10: must be 0'
+  ):
+    open_text(path, piece_bytes=10)

@@ -19,6 +19,10 @@ from jax_sparse_pretrain.analysis.fitting.bootstrap import (
   Bootstrap,
   check_level,
 )
+from jax_sparse_pretrain.analysis.fitting.interaction import (
+  Interaction,
+  interaction,
+)
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.fitting.objective import huber, residuals
 from jax_sparse_pretrain.analysis.fitting.plateau import settled_theta
@@ -142,6 +146,17 @@ class ScalingLawFit:
         self._design, theta, self.delta, level
       )
     return dict(self._profiles[level])
+
+  def interaction(self, level: float = 0.95) -> Interaction | None:
+    """Of N and D beyond the law, 0 where it holds; None if not to be told.
+
+    Raises:
+      ValueError: for a level outside (0, 1).
+    """
+    check_level(level)
+    return interaction(
+      self.law, self.parameters, self.tokens, self.residuals, level
+    )
 
   def to_json(self) -> str:
     """All of it as JSON, floats to the last bit."""

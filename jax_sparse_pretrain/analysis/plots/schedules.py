@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -17,44 +17,51 @@ MOST_ACROSS = 3
 
 
 @style.STYLE
-def plot_schedules(
-  start, end, sparsity, loss, noise: float | None = None
-) -> Figure:
+def plot_schedules(start, end, sparsity, loss, margin=None) -> Figure:
   """Loss above the best schedule of each sparsity; start across, end up.
 
-  The best cell has a frame. With a noise floor, so has, dotted, every other
-  cell that is within it of the best. Repeats of one schedule are averaged.
+  The best cell has a frame. With a margin, so has, dotted, every other cell
+  that is within it of the best. Repeats of one schedule are averaged.
 
   Args:
     start: of pruning, as a fraction of compute, (m,).
     end: of pruning, likewise, (m,).
     sparsity: at the end, (m,).
     loss: in nats, (m,).
-    noise: of a loss, in nats.
+    margin: within which a loss is not told from the best, in nats; one, or
+      (m,), equal for equal sparsity.
 
   Raises:
     ValueError: for columns of different lengths or without rows, and for a
-      noise below 0.
+      margin below 0.
   """
   columns = [np.asarray(each, float) for each in (start, end, sparsity, loss)]
   if len({each.shape for each in columns}) > 1 or not columns[0].size:
     raise ValueError('start, end, sparsity, loss: must be as long, not empty')
-  if noise is not None and not noise >= 0:
-    raise ValueError(f'noise {noise}: must be at least 0')
+  if margin is not None and not np.all(np.asarray(margin) >= 0):
+    raise ValueError(f'margin {margin}: must be at least 0')
   start, end, sparsity, loss = columns
   which = np.unique(sparsity)
+  margins = [None] * len(which)
+  if margin is not None:
+    margin = np.broadcast_to(np.asarray(margin, float), loss.shape)
+    margins = [margin[sparsity == s].max() for s in which]
   tables = [
     loss_table(*(each[sparsity == s] for each in (start, end, loss)))
     for s in which
   ]
   across = ACROSS.get(len(which), MOST_ACROSS)
   down = -(-len(which) // across)
-  figure = style.new_figure(0.9 + 3.1 * down, _title(noise))
+  figure = style.new_figure(0.9 + 3.1 * down, _title(margins))
   grid = figure.subplots(down, across, squeeze=False)
   most = max(np.nanmax(each[2]) - np.nanmin(each[2]) for each in tables)
-  scale = ScalarMappable(Normalize(0, 1000 * max(most, 1e-6)), 'cividis_r')
-  for axes, s, table in zip(grid.flat, which, tables, strict=False):
-    _plot_table(axes, *table, scale, noise)
+  # Near the best, where schedules are to be told apart, colours change fastest.
+  norm = PowerNorm(0.5, 0, 1000 * max(most, 1e-6))
+  scale = ScalarMappable(norm, 'cividis_r')
+  for axes, s, table, each in zip(
+    grid.flat, which, tables, margins, strict=False
+  ):
+    _plot_table(axes, *table, scale, each)
     best = f'{np.nanmin(table[2]):.3f}'
     axes.set_title(f'sparsity {numerals.percent(s)}, best {best}')
   for axes in grid.flat[len(which) :]:
@@ -65,13 +72,12 @@ def plot_schedules(
   return figure
 
 
-def _title(noise: float | None) -> str:
-  if noise is None:
-    return 'Loss of pruning schedules; the best is framed'
-  return (
-    'Loss of pruning schedules; the best is framed, dotted what is within '
-    f'{noise:g} nats of it'
-  )
+def _title(margins: list) -> str:
+  title = 'Loss of pruning schedules; the best is framed'
+  if margins[0] is None:
+    return title
+  ends = dict.fromkeys(f'{each:.2g}' for each in (min(margins), max(margins)))
+  return f'{title}, dotted what is within {" to ".join(ends)} nats of it'
 
 
 def loss_table(start, end, loss):
@@ -88,7 +94,7 @@ def loss_table(start, end, loss):
     return starts, ends, total / count
 
 
-def _plot_table(axes: Axes, starts, ends, losses, scale, noise) -> None:
+def _plot_table(axes: Axes, starts, ends, losses, scale, margin) -> None:
   above = 1000 * (losses - np.nanmin(losses))
   axes.set_facecolor(style.EMPTY)
   axes.imshow(
@@ -98,8 +104,8 @@ def _plot_table(axes: Axes, starts, ends, losses, scale, noise) -> None:
     _write_numbers(axes, above, scale)
   best, *_ = np.argwhere(above == 0)
   _frame(axes, best, style.INK, linestyle='-', linewidth=2.2)
-  if noise is not None:
-    for cell in np.argwhere(above <= 1000 * noise):
+  if margin is not None:
+    for cell in np.argwhere(above <= 1000 * margin):
       if tuple(cell) != tuple(best):
         ink = _ink(above[tuple(cell)], scale)
         _frame(axes, cell, ink, linestyle=':', linewidth=1.4)

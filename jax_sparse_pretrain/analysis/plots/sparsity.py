@@ -10,13 +10,18 @@ from jax_sparse_pretrain.analysis.plots import numerals, style
 
 # More of them are read off a colour bar.
 MOST_IN_LEGEND = 7
+DIGITS = 3
 POINT = {'s': 24, 'linewidths': 0.5, 'edgecolors': 'white', 'zorder': 3}
+
+
+def _known(sparsity: np.ndarray) -> np.ndarray:
+  """Different ones; of models of different size they differ by a weight."""
+  return np.unique(np.round(sparsity[~np.isnan(sparsity)], DIGITS))
 
 
 def varies(sparsity: np.ndarray) -> bool:
   """Whether it is known, and differs."""
-  known = sparsity[~np.isnan(sparsity)]
-  return len(np.unique(known)) > 1
+  return len(_known(sparsity)) > 1
 
 
 def colours(sparsity: np.ndarray) -> np.ndarray:
@@ -38,7 +43,7 @@ def add_legend(figure: Figure, sparsity: np.ndarray, inside=None) -> None:
     inside: axes whose lower left is free; else at the upper right of the
       figure. Many sparsities get a bar beside the axes in any case.
   """
-  known = np.unique(sparsity[~np.isnan(sparsity)])
+  known = _known(sparsity)
   if len(known) < 2:
     return
   if len(known) > MOST_IN_LEGEND:

@@ -22,10 +22,12 @@ VERBS = {
   for name in (
     'average',
     'compare',
+    'contrast',
     'fit',
     'plan',
     'plot',
     'predict',
+    'rank',
     'report',
     'simulate',
   )

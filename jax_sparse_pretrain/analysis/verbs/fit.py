@@ -27,9 +27,15 @@ def answer(arguments: argparse.Namespace) -> Answer:
   runs = read_runs(arguments)
   known = fitted.fit_with_intervals(arguments, runs)
   fit = known.fit
+  found = fit.interaction(arguments.level)
   data = {
     **json.loads(fit.to_json()),
     'log_rmse': fit.log_rmse,
+    'interaction': found
+    and {
+      'value': found.value,
+      'interval': found.interval,
+    },
     'kind': arguments.parameters,
     'method': arguments.method,
     'level': arguments.level,
@@ -77,6 +83,11 @@ def _lines(fit: ScalingLawFit, runs: Runs, arguments) -> Iterator[Line]:
   worst = int(np.abs(fit.residuals).argmax())
   off = f'{fit.residuals[worst]:+.2%}'
   yield Line('Farthest off', off, tables.cut(runs.run[worst], 40))
+  if found := fit.interaction(arguments.level):
+    low, high = found.interval
+    level = f'{arguments.level * 100:g} %'
+    ends = f'{low:+.4f} to {high:+.4f}'
+    yield Line('N x D', f'{found.value:+.4f}', f'{ends}, {level}; 0 by the law')
 
 
 def _number(value: float) -> str:

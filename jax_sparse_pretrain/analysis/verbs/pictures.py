@@ -2,12 +2,12 @@
 
 import argparse
 import dataclasses
-import pathlib
 
 import numpy as np
 
 from jax_sparse_pretrain.analysis.fitting.law import FLOPS
 from jax_sparse_pretrain.analysis.plots.coefficients import plot_coefficients
+from jax_sparse_pretrain.analysis.plots.contrasts import plot_contrasts
 from jax_sparse_pretrain.analysis.plots.density import plot_density
 from jax_sparse_pretrain.analysis.plots.isoflops import (
   plot_isoflops,
@@ -16,11 +16,15 @@ from jax_sparse_pretrain.analysis.plots.isoflops import (
 from jax_sparse_pretrain.analysis.plots.law import plot_law
 from jax_sparse_pretrain.analysis.plots.predicted import plot_predicted
 from jax_sparse_pretrain.analysis.plots.schedules import plot_schedules
-from jax_sparse_pretrain.analysis.runs import csv_table
 from jax_sparse_pretrain.analysis.runs.counted import Average
 from jax_sparse_pretrain.analysis.runs.table import KINDS, Runs
 from jax_sparse_pretrain.analysis.runs.workdirs import read_averages
-from jax_sparse_pretrain.analysis.verbs import fitted, schedules
+from jax_sparse_pretrain.analysis.verbs import (
+  contrasts,
+  fitted,
+  scheduled,
+  schedules,
+)
 from jax_sparse_pretrain.analysis.verbs.arguments import read_runs
 from jax_sparse_pretrain.analysis.verbs.laws import GivenLaw, read_law
 
@@ -110,13 +114,20 @@ def _planned(arguments) -> list[Average]:
 
 
 def _schedules(arguments):
-  if len(arguments.paths) != 1:
-    raise ValueError(
-      'schedules: give one FILE.csv with the columns start, end, sparsity, loss'
-    )
-  table = csv_table.read(pathlib.Path(arguments.paths[0]))
-  columns = map(table.numbers, ('start', 'end', 'sparsity', 'loss'))
-  return plot_schedules(*columns, noise=arguments.noise), ()
+  found, noise = scheduled.read(arguments)
+  rankings = scheduled.rank(found, noise, level=arguments.level)
+  cells = [
+    (each.start, each.end, ranking.sparsity, each.loss, ranking.margin or 0)
+    for ranking in rankings
+    for each in ranking.schedules
+  ]
+  *columns, margin = zip(*cells, strict=True)
+  return plot_schedules(*columns, margin=margin if noise else None), ()
+
+
+def _contrasts(arguments):
+  found = contrasts.read_contrasts(arguments, _runs(arguments))
+  return plot_contrasts(found, arguments.level), ()
 
 
 def _runs(arguments) -> Runs:
@@ -146,4 +157,5 @@ DRAW = {
   'isoflops': _isoflops,
   'density': _density,
   'schedules': _schedules,
+  'contrasts': _contrasts,
 }

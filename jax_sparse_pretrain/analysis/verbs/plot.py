@@ -2,7 +2,13 @@
 
 import argparse
 
-from jax_sparse_pretrain.analysis.verbs import Answer, fitted, schedules
+from jax_sparse_pretrain.analysis.verbs import (
+  Answer,
+  contrasts,
+  fitted,
+  scheduled,
+  schedules,
+)
 from jax_sparse_pretrain.analysis.verbs.arguments import given_names
 
 SUMMARY = 'draw runs with their law, coefficients, schedules'
@@ -14,7 +20,8 @@ ABOUT = {
   'coefficients': 'intervals and correlations of the coefficients',
   'isoflops': 'loss over N at equal compute, and the optimum',
   'density': 'of workdirs, or of a schedule, over tokens and compute',
-  'schedules': 'heat map of a table of start, end, sparsity, loss',
+  'schedules': 'heat map of a sweep, or of start, end, sparsity, loss',
+  'contrasts': 'arms of an experiment against a reference, with intervals',
 }
 
 COMMON = {'verb', 'picture', 'paths', 'json', 'out'}
@@ -27,7 +34,8 @@ READS = {
   'coefficients': OF_RUNS | OF_FIT | {'bootstrap', 'seed', 'group', 'level'},
   'isoflops': OF_RUNS | OF_FIT | {'compute'},
   'density': {*schedules.FLAGS, 'sparsities'},
-  'schedules': {'noise'},
+  'schedules': OF_RUNS | {'noise', 'level'},
+  'contrasts': OF_RUNS | {'names', 'reference', 'level'},
 }
 # What a given law leaves nothing to do for.
 FITTING = {'delta', 'method', 'bootstrap', 'seed', 'group'}
@@ -55,12 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='FLOPS',
     help='budgets of isoflops; by default round ones of the runs',
   )
-  group.add_argument(
-    '--noise',
-    type=float,
-    metavar='NATS',
-    help='of a loss, for schedules: mark those as good as the best',
-  )
+  scheduled.add_noise(group)
   group.add_argument(
     '--sparsities',
     nargs='+',
@@ -68,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='X',
     help='for density: one schedule each, in place of --sparsity',
   )
+  contrasts.add_arguments(parser)
   schedules.add_schedule(parser)
 
 

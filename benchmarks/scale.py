@@ -1,0 +1,86 @@
+"""Memory and messages of the paper's models as the devices grow in number.
+
+  python -m benchmarks.scale v5e-16/data=16 v5e-64/fsdp=64 \\
+    v5e-256/fsdp=64,tensor=4
+
+compiles the train step of each model for each mesh, ahead of time, and prints
+a table in Markdown; what is not given of a mesh is 1. Everything is of one
+device. A case is compiled in a process of its own, which decides how many fake
+devices it has.
+"""
+
+import argparse
+import concurrent.futures
+import multiprocessing
+from collections.abc import Sequence
+
+from jax_sparse_pretrain import train
+from jax_sparse_pretrain.training.ahead import program, report, topology
+
+SIZES = ('c4_58m', 'c4_162m', 'c4_468m', 'c4_1b')
+# Alike for all, so that what differs is the model and the mesh.
+ALIKE = {'model.remat': True, 'batch_size': 256, 'accumulation_steps': 4}
+HEADER = (
+  *('model', 'mesh', 'state', 'temporaries', 'all', 'fits', 'FLOPs'),
+  *('bytes', 'all-gather', 'reduce-scatter', 'all-reduce', 'others'),
+  *('mask update', 'compiled in'),
+)
+MEASURED = ('all-gather', 'reduce-scatter', 'all-reduce')
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('meshes', nargs='+', metavar='TOPOLOGY/AXIS=N,...')
+  parser.add_argument('--sizes', nargs='+', choices=SIZES, default=SIZES)
+  parser.add_argument('--rows', type=int, help='a step, in place of 256')
+  args = parser.parse_args(argv)
+  print('|', ' | '.join(HEADER), '|')
+  print('|---|---|' + '---:|' * (len(HEADER) - 2))
+  for name in args.sizes:
+    for mesh in args.meshes:
+      print('|', ' | '.join(_apart(name, mesh, args.rows)), '|', flush=True)
+
+
+def _apart(*case) -> list[str]:
+  spawn = multiprocessing.get_context('spawn')
+  with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+    return pool.submit(row, *case).result()
+
+
+def row(name: str, mesh: str, rows: int | None = None) -> list[str]:
+  """The cells of one case."""
+  where, axes = mesh.split('/')
+  keys = {f'mesh.{axis}': 1 for axis in ('data', 'fsdp', 'tensor')}
+  keys |= {f'mesh.{a}': n for a, n in (x.split('=') for x in axes.split(','))}
+  keys |= ALIKE | ({'batch_size': rows} if rows else {})
+  config = train.load_config(
+    f'configs/{name}.py', [f'--config.{k}={v}' for k, v in keys.items()]
+  )
+  ahead = program.compile_ahead(config, topology.parse(where))
+  return [name.removeprefix('c4_'), mesh, *_cells(ahead)]
+
+
+def _cells(ahead: program.Ahead) -> list[str]:
+  state = report.size(sum(ahead.state))
+  if ahead.memory is None:
+    n = len(HEADER) - 6
+    return [state, '', '', ahead.refusal, *[''] * n, f'{ahead.seconds:.0f} s']
+  sent = {c.kind: c.sent for c in ahead.step.collectives}
+  return [
+    state,
+    report.size(ahead.memory.temporaries),
+    report.size(ahead.memory.total),
+    {True: 'yes', False: 'NO', None: ''}[ahead.fits],
+    f'{ahead.step.flops:.3g}',
+    report.size(ahead.step.n_bytes),
+    *(report.size(sent.pop(kind, 0)) for kind in MEASURED),
+    report.size(sum(sent.values())),
+    report.size(sum(c.sent for c in ahead.update.collectives)),
+    f'{ahead.seconds:.0f} s',
+  ]
+
+
+if __name__ == '__main__':
+  main()

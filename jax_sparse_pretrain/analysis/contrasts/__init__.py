@@ -1,0 +1,1 @@
+"""What differs between runs, against what seeds alone make differ."""

@@ -1,0 +1,179 @@
+"""Where to prune: schedules of equal compute, ranked by their loss."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import integrate, optimize, stats
+
+from jax_sparse_pretrain.analysis.contrasts.noise import Noise
+
+# Points of the integrals over a normal and a chi variate.
+POINTS = 80
+# Beyond it the ends of those integrals would matter.
+HIGHEST_LEVEL = 0.9999
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """A start and an end, as fractions of compute, and the loss they lead to."""
+
+  start: float
+  end: float
+  loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+  """Schedules of one sparsity.
+
+  Attributes:
+    sparsity: at the end.
+    schedules: from the least loss to the highest.
+    asked: the one whose rank was asked for; None if it is not there.
+    margin: loss above the best from which on a schedule is worse than it,
+      in nats; None without a noise floor.
+  """
+
+  sparsity: float
+  schedules: Sequence[Schedule]
+  asked: Schedule | None
+  margin: float | None
+
+  @property
+  def best(self) -> Schedule:
+    return self.schedules[0]
+
+  @property
+  def rank(self) -> int | None:
+    """Of the one asked for, from 1."""
+    return None if self.asked is None else self.schedules.index(self.asked) + 1
+
+  @property
+  def gap(self) -> float | None:
+    """Its loss above that of the best, in nats."""
+    return None if self.asked is None else self.asked.loss - self.best.loss
+
+  @property
+  def n_not_told_apart(self) -> int | None:
+    """Schedules, with the best, that the noise does not tell from it."""
+    if self.margin is None:
+      return None
+    most = self.best.loss + self.margin
+    return sum(each.loss <= most for each in self.schedules)
+
+
+def rank_schedules(
+  start,
+  end,
+  sparsity,
+  loss,
+  seed=None,
+  asked: tuple[float, float] = (0.25, 0.75),
+  noise: Noise | None = None,
+  level: float = 0.95,
+) -> list[Ranking]:
+  """Rankings by sparsity, in increasing order of it.
+
+  The margin takes losses as independent, as they are between seeds. Schedules
+  of one seed have initialisation and data in common, so it may be too wide.
+
+  A schedule's loss is its mean over the seeds that every schedule of its
+  sparsity has, so that none has an advantage by more of them.
+
+  Args:
+    start: of pruning, as a fraction of compute, (m,).
+    end: of pruning, likewise, (m,).
+    sparsity: at the end, (m,).
+    loss: in nats, (m,).
+    seed: of each run, (m,); by default all have the same.
+    asked: (start, end) to give the rank of.
+    noise: of the loss of one run.
+    level: at which schedules are told from the best.
+
+  Raises:
+    ValueError: if schedules of one sparsity have no seed in common, or one
+      has a seed twice.
+  """
+  seed = np.zeros(len(np.atleast_1d(loss))) if seed is None else seed
+  columns = [np.asarray(each) for each in (start, end, sparsity, loss, seed)]
+  rankings = []
+  for value in np.unique(columns[2]):
+    rows = [each[columns[2] == value] for each in columns]
+    schedules, n_seeds = _averaged(rows, value)
+    found = [s for s in schedules if np.allclose((s.start, s.end), asked)]
+    rankings.append(
+      Ranking(
+        float(value),
+        schedules,
+        found[0] if found else None,
+        _margin(noise, len(schedules), n_seeds, level),
+      )
+    )
+  return rankings
+
+
+def _averaged(rows, sparsity: float) -> tuple[list[Schedule], int]:
+  losses: dict[tuple[float, float], dict] = {}
+  for start, end, _, loss, seed in zip(*rows, strict=True):
+    of_schedule = losses.setdefault((float(start), float(end)), {})
+    if seed in of_schedule:
+      raise ValueError(
+        f'sparsity {sparsity:g}, start {start:g}, end {end:g}: seed {seed} is '
+        'there twice'
+      )
+    of_schedule[seed] = float(loss)
+  common = set.intersection(*map(set, losses.values()))
+  if not common:
+    raise ValueError(f'sparsity {sparsity:g}: schedules share no seed')
+  schedules = [
+    Schedule(*ends, float(np.mean([each[seed] for seed in sorted(common)])))
+    for ends, each in losses.items()
+  ]
+  return sorted(schedules, key=lambda each: each.loss), len(common)
+
+
+def _margin(
+  noise: Noise | None, n_schedules: int, n_seeds: int, level: float
+) -> float | None:
+  if noise is None or n_schedules < 2:
+    return None
+  critical = critical_gap(n_schedules, noise.dof, level)
+  return critical * noise.sd / math.sqrt(n_seeds)
+
+
+def critical_gap(n: int, dof: float, level: float = 0.95) -> float:
+  """How far one of n equal things is above the least of them, by chance alone.
+
+  The quantile of that at `level`, in standard deviations that are themselves
+  estimated with `dof` degrees of freedom. It is the constant of Hsu's multiple
+  comparisons with the best (Annals of Statistics 9, 1981), sqrt(2) times
+  Dunnett's one-sided t.
+
+  Raises:
+    ValueError: for a level that no gap above 0 has, or too near 1.
+  """
+  if not 1 / n < level <= HIGHEST_LEVEL:
+    raise ValueError(
+      f'level {level}: must be above 1/{n}, with {n} schedules, and at most '
+      f'{HIGHEST_LEVEL}'
+    )
+  z, weight = np.polynomial.hermite_e.hermegauss(POINTS)
+  weight = weight / weight.sum()
+
+  def probability(gap: float, scale: float) -> float:
+    return float(weight @ stats.norm.sf(z - gap * scale) ** (n - 1))
+
+  def excess(gap: float) -> float:
+    if math.isinf(dof):
+      return probability(gap, 1.0) - level
+    chi = stats.chi(dof, scale=1 / math.sqrt(dof))
+    mass, _ = integrate.quad(
+      lambda scale: chi.pdf(scale) * probability(gap, scale),
+      chi.ppf(1e-9),
+      chi.ppf(1 - 1e-9),
+    )
+    return mass - level
+
+  return float(optimize.brentq(excess, 0, 1e3, xtol=1e-6))

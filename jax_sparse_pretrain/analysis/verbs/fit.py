@@ -28,11 +28,11 @@ def answer(arguments: argparse.Namespace) -> Answer:
   runs = read_runs(arguments)
   known = fitted.fit_with_intervals(arguments, runs)
   fit = known.fit
-  found = fit.interaction(arguments.level)
+  interaction = fit.interaction(arguments.level)
   data = {
     **json.loads(fit.to_json()),
     'log_rmse': fit.log_rmse,
-    'interaction': found and found._asdict(),
+    'interaction': interaction and interaction._asdict(),
     'kind': arguments.parameters,
     'method': arguments.method,
     'level': arguments.level,
@@ -46,11 +46,11 @@ def answer(arguments: argparse.Namespace) -> Answer:
     'residuals': fit.residuals,
     'fingerprint': runs.fingerprint,
   }
-  text = _text(fit, runs, known.intervals, found, arguments)
+  text = _text(fit, runs, known.intervals, interaction, arguments)
   return Answer(data, text, known.warnings)
 
 
-def _text(fit: ScalingLawFit, runs: Runs, intervals, found, arguments) -> str:
+def _text(fit, runs: Runs, intervals, interaction, arguments) -> str:
   level = f'{arguments.level * 100:g} %'
   header = ['', 'value', *(f'{level} {kind}' for kind in intervals)]
   rows = [
@@ -65,12 +65,12 @@ def _text(fit: ScalingLawFit, runs: Runs, intervals, found, arguments) -> str:
   found = tables.grid(title, header, rows)
   if tables.OPEN in found:
     found += f'\n{tables.ABOUT_OPEN}'
-  about = tables.listing('Fit', list(_lines(fit, runs, found, arguments)))
+  about = tables.listing('Fit', list(_lines(fit, runs, interaction, arguments)))
   return f'{found}\n\n{about}'
 
 
 def _lines(
-  fit: ScalingLawFit, runs: Runs, found: Interaction | None, arguments
+  fit: ScalingLawFit, runs: Runs, interaction: Interaction | None, arguments
 ) -> Iterator[Line]:
   kind = f'{arguments.parameters} parameters'
   yield Line('N', tables.span(fit.parameters), kind)
@@ -82,11 +82,13 @@ def _lines(
   worst = int(np.abs(fit.residuals).argmax())
   off = f'{fit.residuals[worst]:+.2%}'
   yield Line('Farthest off', off, tables.cut(runs.run[worst], 40))
-  if found:
-    low, high = found.interval
+  if interaction:
+    low, high = interaction.interval
     level = f'{arguments.level * 100:g} %'
     ends = f'{low:+.4f} to {high:+.4f}'
-    yield Line('N x D', f'{found.value:+.4f}', f'{ends}, {level}; 0 by the law')
+    yield Line(
+      'N x D', f'{interaction.value:+.4f}', f'{ends}, {level}; 0 by the law'
+    )
 
 
 def _number(value: float) -> str:

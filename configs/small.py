@@ -18,7 +18,7 @@ WIDTHS = (32, 48, 64, 96, 128)
 TOKENS_PER_STEP = 2048
 
 
-def get_config() -> ConfigDict:
+def get_config(width: int = 48, tokens: int = 1_000_000) -> ConfigDict:
   """The paper's recipe, `jax_sparse_pretrain/config.py`, made small."""
   config = ConfigDict(defaults())
   config.batch_size = 32  # rows; x 64 = 2,048 tokens a step
@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
   config.model.context_length = 64
   config.model.compute_dtype = 'float32'  # CPUs have no fast bfloat16
   config.model.scan_layers = False  # on a CPU the loop's body is slower
-  config.update_from_flattened_dict(size(48))
+  config.update_from_flattened_dict(size(width))
 
   config.data.source = 'stdlib'
   config.data.path = ''
@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
   config.data.piece_bytes = 512
 
   config.duration.unit = 'tokens'
-  config.duration.value = 1_000_000
+  config.duration.value = tokens
   config.optimizer.warmup_fraction = 0.05  # 1 % would be 3 to 20 steps
 
   config.pruning.every = 5  # steps

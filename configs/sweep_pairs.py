@@ -24,10 +24,7 @@ TOKENS = 1_500_000
 
 
 def get_config():
-  config = small.get_config()
-  config.update_from_flattened_dict(small.size(WIDTH))
-  config.duration.value = TOKENS
-  return config
+  return small.get_config(WIDTH, TOKENS)
 
 
 def get_runs():

@@ -13,9 +13,7 @@ RATES = (1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2)
 
 
 def get_config():
-  config = small.get_config()
-  config.duration.value = 500_000
-  return config
+  return small.get_config(tokens=500_000)
 
 
 def get_runs():

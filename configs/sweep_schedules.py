@@ -21,8 +21,7 @@ DENSE_TOKENS = 1_000_000
 
 
 def get_config():
-  config = small.get_config()
-  config.update_from_flattened_dict(small.size(32))
+  config = small.get_config(width=32)
   config.duration.unit = 'dense_steps'
   config.duration.value = DENSE_TOKENS // small.TOKENS_PER_STEP
   return config

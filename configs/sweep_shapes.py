@@ -27,9 +27,7 @@ TOKENS = 1_500_000
 
 
 def get_config():
-  config = small.get_config()
-  config.update_from_flattened_dict(small.size(WIDTH))
-  config.duration.value = TOKENS
+  config = small.get_config(WIDTH, TOKENS)
   config.pruning.sparsity = SPARSITY
   return config
 

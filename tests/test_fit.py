@@ -419,7 +419,8 @@ def test_intervals_of_no_interaction_hold_zero_as_often_as_they_say():
 
 def test_an_interaction_cannot_be_told_from_few_runs_or_one_line():
   n, d, loss = with_interaction(0.0)
-  assert fit_scaling_law(n[:6], d[:6], loss[:6]).interaction() is None
+  six = [0, 2, 4, 12, 17, 29]
+  assert fit_scaling_law(n[six], d[six], loss[six]).interaction() is None
   law = ScalingLaw(1.7, 400.0, 1500.0, 0.34, 0.36)
   alone = np.full(8, 1e9)
   tokens = np.geomspace(1e9, 1e10, 8)

@@ -432,7 +432,10 @@ def test_the_best_is_framed_and_what_is_as_good_within_the_noise():
 
 
 def test_frames_can_be_seen_on_dark_cells():
-  [axes] = heat_maps(plot_schedules(*schedule_rows([0.8]), margin=1.0))
+  start, loss = np.array([0.0, 0.1, 0.2]), np.array([2.0, 2.01, 3.0])
+  [axes] = heat_maps(
+    plot_schedules(start, 0 * start + 1, 0 * start + 0.8, loss, margin=1.0)
+  )
   dotted = [box for box in axes.patches if box.get_linestyle() == ':']
   colours = {to_hex(box.get_edgecolor()) for box in dotted}
   assert colours == {'#000000', '#ffffff'}

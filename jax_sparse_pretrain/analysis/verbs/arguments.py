@@ -5,6 +5,8 @@ import argparse
 from jax_sparse_pretrain.analysis.runs.load import Runs, load_runs
 from jax_sparse_pretrain.analysis.runs.table import KINDS
 
+# Names of the arguments of `add_runs`, but for its paths.
+OF_RUNS = ('column', 'where', 'drop_highest_loss', 'unfinished')
 # Below it the Huber loss is the absolute one, and only rounds more.
 SMALLEST_DELTA = 1e-12
 

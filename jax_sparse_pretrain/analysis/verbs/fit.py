@@ -8,6 +8,7 @@ import numpy as np
 
 from jax_sparse_pretrain.analysis import tables
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
+from jax_sparse_pretrain.analysis.fitting.interaction import Interaction
 from jax_sparse_pretrain.analysis.runs.table import Runs
 from jax_sparse_pretrain.analysis.tables import Line
 from jax_sparse_pretrain.analysis.verbs import Answer, fitted
@@ -27,15 +28,11 @@ def answer(arguments: argparse.Namespace) -> Answer:
   runs = read_runs(arguments)
   known = fitted.fit_with_intervals(arguments, runs)
   fit = known.fit
-  found = fit.interaction(arguments.level)
+  interaction = fit.interaction(arguments.level)
   data = {
     **json.loads(fit.to_json()),
     'log_rmse': fit.log_rmse,
-    'interaction': found
-    and {
-      'value': found.value,
-      'interval': found.interval,
-    },
+    'interaction': interaction and interaction._asdict(),
     'kind': arguments.parameters,
     'method': arguments.method,
     'level': arguments.level,
@@ -49,11 +46,11 @@ def answer(arguments: argparse.Namespace) -> Answer:
     'residuals': fit.residuals,
     'fingerprint': runs.fingerprint,
   }
-  text = _text(fit, runs, known.intervals, arguments)
+  text = _text(fit, runs, known.intervals, interaction, arguments)
   return Answer(data, text, known.warnings)
 
 
-def _text(fit: ScalingLawFit, runs: Runs, intervals, arguments) -> str:
+def _text(fit, runs: Runs, intervals, interaction, arguments) -> str:
   level = f'{arguments.level * 100:g} %'
   header = ['', 'value', *(f'{level} {kind}' for kind in intervals)]
   rows = [
@@ -68,11 +65,13 @@ def _text(fit: ScalingLawFit, runs: Runs, intervals, arguments) -> str:
   found = tables.grid(title, header, rows)
   if tables.OPEN in found:
     found += f'\n{tables.ABOUT_OPEN}'
-  about = tables.listing('Fit', list(_lines(fit, runs, arguments)))
+  about = tables.listing('Fit', list(_lines(fit, runs, interaction, arguments)))
   return f'{found}\n\n{about}'
 
 
-def _lines(fit: ScalingLawFit, runs: Runs, arguments) -> Iterator[Line]:
+def _lines(
+  fit: ScalingLawFit, runs: Runs, interaction: Interaction | None, arguments
+) -> Iterator[Line]:
   kind = f'{arguments.parameters} parameters'
   yield Line('N', tables.span(fit.parameters), kind)
   yield Line('D', tables.span(fit.tokens), 'tokens')
@@ -83,11 +82,13 @@ def _lines(fit: ScalingLawFit, runs: Runs, arguments) -> Iterator[Line]:
   worst = int(np.abs(fit.residuals).argmax())
   off = f'{fit.residuals[worst]:+.2%}'
   yield Line('Farthest off', off, tables.cut(runs.run[worst], 40))
-  if found := fit.interaction(arguments.level):
-    low, high = found.interval
+  if interaction:
+    low, high = interaction.interval
     level = f'{arguments.level * 100:g} %'
     ends = f'{low:+.4f} to {high:+.4f}'
-    yield Line('N x D', f'{found.value:+.4f}', f'{ends}, {level}; 0 by the law')
+    yield Line(
+      'N x D', f'{interaction.value:+.4f}', f'{ends}, {level}; 0 by the law'
+    )
 
 
 def _number(value: float) -> str:

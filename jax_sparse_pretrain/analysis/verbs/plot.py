@@ -9,7 +9,7 @@ from jax_sparse_pretrain.analysis.verbs import (
   scheduled,
   schedules,
 )
-from jax_sparse_pretrain.analysis.verbs.arguments import given_names
+from jax_sparse_pretrain.analysis.verbs.arguments import OF_RUNS, given_names
 
 SUMMARY = 'draw runs with their law, coefficients, schedules'
 EXAMPLE = 'plot law runs.csv --out law.png'
@@ -25,17 +25,16 @@ ABOUT = {
 }
 
 COMMON = {'verb', 'picture', 'paths', 'json', 'out'}
-OF_RUNS = {'column', 'where', 'drop_highest_loss', 'unfinished'}
 OF_FIT = {'parameters', 'delta', 'method', 'law'}
 # What each picture reads besides.
 READS = {
-  'law': OF_RUNS | OF_FIT,
-  'predicted': OF_RUNS | OF_FIT,
-  'coefficients': OF_RUNS | OF_FIT | {'bootstrap', 'seed', 'group', 'level'},
-  'isoflops': OF_RUNS | OF_FIT | {'compute'},
+  'law': {*OF_RUNS} | OF_FIT,
+  'predicted': {*OF_RUNS} | OF_FIT,
+  'coefficients': {*OF_RUNS} | OF_FIT | {'bootstrap', 'seed', 'group', 'level'},
+  'isoflops': {*OF_RUNS} | OF_FIT | {'compute'},
   'density': {*schedules.FLAGS, 'sparsities'},
-  'schedules': OF_RUNS | {'noise', 'level'},
-  'contrasts': OF_RUNS | {'names', 'reference', 'level'},
+  'schedules': {*OF_RUNS} | {'noise', 'level'},
+  'contrasts': {*OF_RUNS} | {'names', 'reference', 'level'},
 }
 # What a given law leaves nothing to do for.
 FITTING = {'delta', 'method', 'bootstrap', 'seed', 'group'}

@@ -12,10 +12,7 @@ from jax_sparse_pretrain.analysis.runs.scheduled import (
   Scheduled,
   read_scheduled,
 )
-from jax_sparse_pretrain.analysis.verbs.arguments import read_runs
-
-# Of `add_runs`: what a table without counts has no use for.
-OF_RUNS = ('column', 'where', 'drop_highest_loss', 'unfinished')
+from jax_sparse_pretrain.analysis.verbs.arguments import OF_RUNS, read_runs
 
 
 def add_noise(group) -> None:

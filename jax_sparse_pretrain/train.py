@@ -215,7 +215,8 @@ def _train_joined(
   from jax_sparse_pretrain.training.meter import NonFiniteError
   from jax_sparse_pretrain.training.signals import Stopped
 
-  files = agree.on_primary(lambda: workdir.open_workdir(args.workdir))
+  agree.on_primary(lambda: workdir.open_workdir(args.workdir))
+  files = workdir.Workdir(workdir.root_of(args.workdir))
   agree.check_shared(files.root)
   experiment = agree.together(lambda: setup.set_up(config))
   agree.check_alike(experiment.resolved)

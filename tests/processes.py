@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
@@ -169,8 +170,12 @@ class End:
 
 
 def ours(text):
-  """Without what gloo notes on its connections, on standard output."""
-  return [line for line in text.splitlines() if not line.startswith('[Gloo]')]
+  """Without what gloo notes on its connections, on standard output.
+
+  Its threads write at once, so that a line of it may begin in another one.
+  """
+  notes = re.compile(r'\[Gloo\]|peer ranks|^\s*$')
+  return [line for line in text.splitlines() if not notes.search(line)]
 
 
 def outcome(processes, timeout=TIMEOUT):

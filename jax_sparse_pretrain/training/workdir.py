@@ -81,6 +81,10 @@ def open_workdir(path: str | os.PathLike) -> Workdir:
   return Workdir(open_root(path, 'checkpoints'))
 
 
+def root_of(path: str | os.PathLike) -> pathlib.Path:
+  return pathlib.Path(path).expanduser()
+
+
 def open_root(path: str | os.PathLike, *below: str) -> pathlib.Path:
   """Creates a directory and those below it; makes sure that it can be written.
 
@@ -90,7 +94,7 @@ def open_root(path: str | os.PathLike, *below: str) -> pathlib.Path:
   where = f'--workdir = {path}: must be a local directory that can be written'
   if '://' in str(path):
     raise ConfigError(where)
-  root = pathlib.Path(path).expanduser()
+  root = root_of(path)
   try:
     root.mkdir(parents=True, exist_ok=True)
     probe = root / '.writable'

@@ -7,6 +7,7 @@ newest releases on 3.11 and 3.13.
 from setuptools import find_packages, setup
 
 JAX = 'jax>=0.8,<0.13'
+GCS = 'etils[epath-gcs]>=1.9'
 
 setup(
   name='jax_sparse_pretrain',
@@ -35,6 +36,8 @@ setup(
     'tqdm>=4.66',
   ],
   extras_require={
+    # For gs:// paths; with it comes what tensorboardX needs there.
+    'gcs': [GCS],
     'gpu': [JAX.replace('jax', 'jax[cuda13]', 1)],
     'tpu': [JAX.replace('jax', 'jax[tpu]', 1)],
     'wandb': ['wandb'],
@@ -44,6 +47,8 @@ setup(
       '@f133ee50f31a03d0152b8b272edb534065152f5d'
     ],
     'test': [
+      GCS,
+      'gcp-storage-emulator',
       'pytest>=8',
       'pytest-xdist>=3.6',
       'pyyaml>=6',

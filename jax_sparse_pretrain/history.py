@@ -2,16 +2,17 @@
 
 `mask_history.jsonl` holds a header line, then one row for step 0 and one for
 each mask update. `step` is the first step whose forward pass uses the counts.
-Counts are exact integers, so N_avg is exact up to one last division. Standard
-library only; training writes these files and the analysis reads them.
+Counts are exact integers, so N_avg is exact up to one last division. Training
+writes these files and the analysis reads them.
 """
 
 import dataclasses
 import json
 import os
-import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
+
+from jax_sparse_pretrain import storage
 
 VERSION = 1
 
@@ -67,24 +68,19 @@ class History:
 
 def create(path: os.PathLike | str, header: Header) -> None:
   """Starts a history file; an existing one is replaced."""
-  pathlib.Path(path).write_text(_line(header))
+  storage.replace(path, _line(header))
 
 
 def append(path: os.PathLike | str, row: Row) -> None:
   """Adds a row and makes it durable before returning."""
-  with open(path, 'a') as file:
-    file.write(_line(row))
-    file.flush()
-    os.fsync(file.fileno())
+  storage.append(path, _line(row), durable=True)
 
 
 def truncate(path: os.PathLike | str, step: int) -> None:
   """Drops the rows that a run of `step` finished steps has not reached."""
   history = read(path)
   kept = [row for row in history.rows if row.step < step]
-  temporary = pathlib.Path(f'{path}.tmp')
-  temporary.write_text(_line(history.header) + ''.join(map(_line, kept)))
-  temporary.replace(path)
+  storage.replace(path, _line(history.header) + ''.join(map(_line, kept)))
 
 
 def read(path: os.PathLike | str) -> History:
@@ -96,7 +92,7 @@ def read(path: os.PathLike | str) -> History:
     ValueError: for anything else malformed, naming the line.
   """
   try:
-    lines = pathlib.Path(path).read_text().split('\n')
+    lines = storage.as_path(path).read_text().split('\n')
   except UnicodeDecodeError as error:
     raise ValueError(f'{path}: is not text: {error}') from None
   if lines.pop():

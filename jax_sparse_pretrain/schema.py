@@ -15,6 +15,12 @@ class ConfigError(ValueError):
   """Bad input from the user. One line: the key, the value, what is allowed."""
 
 
+def one_line(error: BaseException) -> str:
+  # A KeyError's text is the repr of its message.
+  text = error.args[0] if isinstance(error, KeyError) else error
+  return ' '.join(str(text).split()) or type(error).__name__
+
+
 class Allowed(NamedTuple):
   """The values a key may take: in words, and as a test."""
 

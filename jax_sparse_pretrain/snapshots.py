@@ -1,33 +1,34 @@
 """Masks at chosen steps, one bit a weight, and how they compare.
 
 `mask_snapshots/K.npz` holds the masks after K finished steps, each packed to
-bits beside its shape. NumPy only: training writes, analysis reads.
+bits beside its shape. Training writes, analysis reads.
 """
 
+import io
 import os
-import pathlib
 from collections.abc import Mapping
 
 import numpy as np
+
+from jax_sparse_pretrain import storage
 
 Masks = Mapping[str, np.ndarray]  # {kernel: bool[shape]}
 
 
 def write(path: os.PathLike | str, masks: Masks) -> None:
   """Replaces the file in one step."""
-  path = pathlib.Path(path)
+  path = storage.as_path(path)
   path.parent.mkdir(exist_ok=True)
   arrays = {f'{name}:bits': np.packbits(mask) for name, mask in masks.items()}
   shapes = {f'{name}:shape': mask.shape for name, mask in masks.items()}
-  temporary = path.with_name(path.name + '.tmp')
-  with open(temporary, 'wb') as file:
-    np.savez(file, **arrays, **shapes)
-  temporary.replace(path)
+  content = io.BytesIO()
+  np.savez(content, **arrays, **shapes)
+  storage.replace(path, content.getvalue())
 
 
 def read(path: os.PathLike | str) -> dict[str, np.ndarray]:
   """The masks of a snapshot, {kernel: bool[shape]}."""
-  with np.load(path) as file:
+  with np.load(io.BytesIO(storage.as_path(path).read_bytes())) as file:
     names = [name[: -len(':bits')] for name in file if name.endswith(':bits')]
     return {
       name: _unpack(file[f'{name}:bits'], file[f'{name}:shape'])

@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain import schema
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED = 1, 2, 75
 
@@ -162,16 +163,10 @@ def running_file(path: str) -> Iterator[None]:
     yield
   except (Exception, SystemExit) as error:
     raise config_lib.ConfigError(
-      f'--config = {path}: {one_line(error)}'
+      f'--config = {path}: {schema.one_line(error)}'
     ) from error
   finally:
     sys.path.remove(folder)
-
-
-def one_line(error: BaseException) -> str:
-  # A KeyError's text is the repr of its message.
-  text = error.args[0] if isinstance(error, KeyError) else error
-  return ' '.join(str(text).split()) or type(error).__name__
 
 
 def _show_plan(config: config_lib.Config) -> int:
@@ -210,18 +205,19 @@ def _train_joined(
   config: config_lib.Config, args: argparse.Namespace, stop
 ) -> int:
   """What every process of the run does."""
+  from jax_sparse_pretrain import storage
   from jax_sparse_pretrain.training import agree, loop, setup, workdir
   from jax_sparse_pretrain.training.checkpoint import CheckpointError
   from jax_sparse_pretrain.training.meter import NonFiniteError
   from jax_sparse_pretrain.training.signals import Stopped
 
   agree.on_primary(lambda: workdir.open_workdir(args.workdir))
-  files = workdir.Workdir(workdir.root_of(args.workdir))
+  files = workdir.Workdir(storage.as_path(args.workdir))
   agree.check_shared(files.root)
   experiment = agree.together(lambda: setup.set_up(config))
   agree.check_alike(experiment.resolved)
   with contextlib.ExitStack() as stack:
-    agree.on_primary(lambda: stack.enter_context(workdir.locked(files)))
+    claim = agree.on_primary(lambda: stack.enter_context(workdir.locked(files)))
     previous = agree.on_primary(
       lambda: workdir.check_same_run(files, experiment.resolved, args.fork)
     )
@@ -231,12 +227,14 @@ def _train_joined(
         lambda: workdir.finished_summary(files, experiment.plan.steps)
       )
     try:
-      summary = finished or loop.train(experiment, files, stop, previous)
+      summary = finished or loop.train(
+        experiment, files, stop, previous, claim=claim
+      )
     except Stopped as stopped:
       if agree.is_primary():
         print(stopped, file=sys.stderr)
       return EXIT_STOPPED
-    except (NonFiniteError, CheckpointError) as error:
+    except (NonFiniteError, CheckpointError, workdir.TakenOver) as error:
       print(f'error: {error}', file=sys.stderr)
       return EXIT_FAILED
     agree.on_primary(lambda: _show_outcome(summary, files))

@@ -8,5 +8,5 @@ python3 -m pip install --quiet --user uv==0.13.9
 export PATH="$HOME/.local/bin:$PATH"
 [[ -x ../venv/bin/python ]] || uv venv --python 3.12 ../venv
 uv pip install --python ../venv/bin/python --quiet \
-  --constraint launch/constraints.txt --editable '.[tpu]'
+  --constraint launch/constraints.txt --editable '.[gcs,tpu]'
 command -v tmux >/dev/null || sudo apt-get install --yes --quiet tmux

@@ -79,7 +79,7 @@ class Launcher:
   """
 
   def __init__(self, directory):
-    documents = directory / 'documents'
+    self.documents = documents = directory / 'documents'
     documents.mkdir()
     library = pathlib.Path(sysconfig.get_path('stdlib'))
     for path in sorted(library.glob('[a-c]*.py')):

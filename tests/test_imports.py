@@ -18,21 +18,23 @@ PACKAGE = ROOT / 'jax_sparse_pretrain'
 # Module or package -> what of ours it may import.
 ALLOWED = {
   'schedule': set(),
-  'history': set(),
-  'snapshots': set(),
+  'storage': {'schema'},
+  'history': {'storage'},
+  'snapshots': {'storage'},
   'planning': {'schedule'},
   'schema': set(),
   'config': {'schema'},
   'sharding': {'config'},
   'model': {'config', 'model'},
   'pruning': {'schedule', 'pruning'},
-  'data': {'config', 'data'},
+  'data': {'config', 'data', 'schema', 'storage'},
   'analysis': {
     'history',
     'schedule',
     'planning',
     'model',
     'config',
+    'storage',
     'analysis',
   },
   'sweep': {
@@ -41,6 +43,7 @@ ALLOWED = {
     'model',
     'planning',
     'schema',
+    'storage',
     'sweep',
     'train',
     'training',
@@ -57,6 +60,7 @@ ONLY_NUMPY = (
   'config',
 )
 NO_JAX = (
+  'storage',
   'schedule',
   'planning',
   'history',

@@ -516,7 +516,7 @@ def test_worker_makes_its_environment_once_and_pins_it(worker, tmp_path):
   install = [
     'python3 -m pip install --quiet --user uv==0.13.9',
     'uv pip install --python ../venv/bin/python --quiet '
-    '--constraint launch/constraints.txt --editable .[tpu]',
+    '--constraint launch/constraints.txt --editable .[gcs,tpu]',
   ]
   first = on_worker(worker, 'worker_setup.sh', **env).splitlines()
   assert first == [install[0], 'uv venv --python 3.12 ../venv', install[1]]
@@ -772,9 +772,9 @@ def test_docker_build_argument_picks_an_extra_of_setup(name, package, tmp_path):
     assert result.returncode == 2
     assert 'ACCELERATOR = npu: must be cpu, gpu or tpu' in result.stdout
   elif name == 'cpu':
-    assert result.stdout == '.\n'
+    assert result.stdout == '.[gcs]\n'
   else:
-    assert result.stdout == f'.[{name}]\n'
+    assert result.stdout == f'.[gcs,{name}]\n'
     assert name in package['extras_require']
 
 

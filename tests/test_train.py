@@ -209,7 +209,7 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, capsys):
   run = write(tmp_path / 'file', 'mine') / 'run'
   assert train.main(command(run)) == 2
   [line] = capsys.readouterr().err.splitlines()
-  assert line.startswith(f'error: --workdir = {run}: must be a local directory')
+  assert line.startswith(f'error: --workdir = {run}: must be a directory')
   assert files_of(tmp_path) == {tmp_path / 'file': b'mine'}
 
 

@@ -1,23 +1,24 @@
 """Documents that lie in files: Python's own library, text, JSON lines.
 
 Opening a corpus reads all of it once, so that a bad file is an error before
-training and not during it. What stays in memory is where each document is.
+training and not during it. What stays in memory is where each document is; of
+files in an object store, all.
 """
 
 import array
 import functools
 import hashlib
+import io
 import json
 import os
 import pathlib
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from etils import epath
 
-from jax_sparse_pretrain import config
+from jax_sparse_pretrain import config, storage
 
 # Not Python's library: packages installed beside it, its tests, and modules
 # that its build generates, which differ between machines.
@@ -25,7 +26,29 @@ _NOT_STDLIB = {'site-packages', 'dist-packages', '__pycache__'}
 _NOT_STDLIB |= {'test', 'tests', 'idle_test'}
 _GENERATED = ('config-', '_sysconfigdata_')
 
-_Path = pathlib.Path | epath.Path
+
+class _Fetched:
+  """A file of an object store, read once: each document would be a request."""
+
+  def __init__(self, path: pathlib.Path):
+    self._path, self.suffix = path, path.suffix
+
+  def __str__(self) -> str:
+    return str(self._path)
+
+  @functools.cached_property
+  def _content(self) -> bytes:
+    return self._path.read_bytes()
+
+  def read_bytes(self) -> bytes:
+    return self._content
+
+  def open(self, mode: str) -> BinaryIO:
+    del mode
+    return io.BytesIO(self._content)
+
+
+_Path = pathlib.Path | _Fetched
 _Opened = tuple['FileDocuments', 'FileDocuments', dict[str, Any]]
 
 
@@ -201,23 +224,26 @@ def _modules_below(root: pathlib.Path) -> Iterator[tuple[str, pathlib.Path]]:
 
 def _files_matching(pattern: str) -> dict[str, _Path]:
   """Glob -> {path below the glob's fixed part: file}, sorted."""
-  # epath reads gs:// and s3://, but globs no `**`.
-  kind = epath.Path if '://' in pattern else pathlib.Path
-  parts = kind(pattern).expanduser().parts
+  try:
+    root, matches = _glob(pattern)
+  except (ValueError, NotImplementedError, OSError) as error:
+    raise config.ConfigError(
+      f'data.path = {pattern!r}: must be a glob of readable files: {error}'
+    ) from error
+  read = _Fetched if storage.is_remote(pattern) else lambda path: path
+  found = sorted((path.relative_to(root).as_posix(), path) for path in matches)
+  return {name: read(path) for name, path in found}
+
+
+def _glob(pattern: str) -> tuple[pathlib.Path, list[pathlib.Path]]:
+  """The fixed part, and the files that match; etils refuses `**`."""
+  whole = storage.as_path(pattern)
+  kind, parts = type(whole), whole.parts
   wild = [any(c in part for c in '*?[') for part in parts]
   n_fixed = wild.index(True) if any(wild) else len(parts) - 1
   root = kind(*parts[:n_fixed])
-  try:
-    matches = [
-      path for path in root.glob('/'.join(parts[n_fixed:])) if path.is_file()
-    ]
-  except (ValueError, NotImplementedError) as error:
-    raise config.ConfigError(
-      f'data.path = {pattern!r}: must be a glob: {error}'
-    ) from error
-  return dict(
-    sorted((path.relative_to(root).as_posix(), path) for path in matches)
-  )
+  matches = root.glob('/'.join(parts[n_fixed:]))
+  return root, [path for path in matches if path.is_file()]
 
 
 def _share(name: bytes) -> float:

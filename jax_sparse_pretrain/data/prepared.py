@@ -6,14 +6,14 @@ Read from ArrayRecord files, without TensorFlow.
 import hashlib
 import json
 import os
+import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from etils import epath
 
-from jax_sparse_pretrain import config
+from jax_sparse_pretrain import config, storage
 
 _NAME = re.compile(r'(\w+(?:/[\w.+-]+)?):(\d+\.\d+\.\d+)')
 
@@ -60,10 +60,10 @@ def open_tfds(data: config.Data) -> _Opened:
 def _builder(data: config.Data):
   import tensorflow_datasets as tfds  # Slow, and only this source needs it.
 
-  directory = epath.Path(data.path).expanduser()
+  directory = storage.as_path(data.path)
   if name := _NAME.fullmatch(data.path):
     root = data.data_dir or tfds.core.constants.DATA_DIR
-    directory = epath.Path(root).expanduser() / name[1] / name[2]
+    directory = storage.as_path(root) / name[1] / name[2]
   # Not `tfds.builder`: for a data set that is not prepared it turns to the
   # code that generates it, and to the network.
   try:
@@ -79,7 +79,7 @@ def _builder(data: config.Data):
   return builder
 
 
-def _check_files(builder, directory: epath.Path, where: str) -> None:
+def _check_files(builder, directory: pathlib.Path, where: str) -> None:
   file_format = builder.info.file_format.value
   if file_format != 'array_record':
     raise config.ConfigError(

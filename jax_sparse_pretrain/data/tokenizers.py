@@ -3,9 +3,8 @@
 from typing import Protocol
 
 import numpy as np
-from etils import epath
 
-from jax_sparse_pretrain import config
+from jax_sparse_pretrain import config, schema, storage
 
 # Names under which published vocabularies keep their two boundary tokens.
 _BOS_NAMES = ('<s>', '<bos>', '<|begin_of_text|>', '<|startoftext|>', '[BOS]')
@@ -105,10 +104,11 @@ def load_tokenizer(data: config.Data) -> Tokenizer:
     return ByteTokenizer()
   where = f'data.tokenizer_path = {data.tokenizer_path!r}'
   try:
-    model = epath.Path(data.tokenizer_path).expanduser().read_bytes()
-  except OSError as error:
+    model = storage.as_path(data.tokenizer_path).read_bytes()
+  except Exception as error:  # Of object stores, many kinds.
     raise config.ConfigError(
-      f'{where}: must name a {data.tokenizer} model file ({error})'
+      f'{where}: must name a {data.tokenizer} model file '
+      f'({schema.one_line(error)})'
     ) from error
   return _from_bytes(data.tokenizer, model, where)
 

@@ -7,12 +7,13 @@ others are to go on from, `runs.csv` the table of finished runs.
 import contextlib
 import dataclasses
 import pathlib
-import shutil
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.config import ConfigError
+from jax_sparse_pretrain.schema import one_line
 from jax_sparse_pretrain.sweep.sweep_file import Run
 from jax_sparse_pretrain.training import workdir as workdir_lib
 from jax_sparse_pretrain.training.branches import PARTIAL
@@ -46,10 +47,14 @@ def find_directory(path: str) -> Directory:
   """The directory of a sweep, which need not be there yet.
 
   Raises:
-    ConfigError: if it is the workdir of a run.
+    ConfigError: if it is the workdir of a run, or cannot be reached.
   """
-  root = pathlib.Path(path).expanduser()
-  if Workdir(root).config.exists():
+  try:
+    root = storage.as_path(path)
+    is_run = Workdir(root).config.exists()
+  except (ConfigError, OSError) as error:
+    raise ConfigError(f'--workdir = {path}: {one_line(error)}') from error
+  if is_run:
     raise ConfigError(
       f'--workdir = {path}: is the workdir of a run; a sweep needs its own'
     )
@@ -110,9 +115,11 @@ def drop_trunks(
     trunks = directory.trunks(run.name)
     for path in trunks.iterdir() if trunks.is_dir() else ():
       if path not in needed:
-        shutil.rmtree(path)
+        storage.remove_tree(path)
     half_made = directory.runs / f'.{run.name}{PARTIAL}'
-    shutil.rmtree(half_made, ignore_errors=True)
+    storage.remove_tree(half_made)
+    if storage.is_remote(trunks):
+      continue  # It has no directories.
     for empty in (trunks, trunks.parent):
       with contextlib.suppress(OSError):
         empty.rmdir()

@@ -2,24 +2,24 @@
 
 import contextlib
 import pathlib
-import shutil
 import time
 import traceback
 from collections.abc import Sequence
 
 import numpy as np
 
+from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.analysis.plots import training_picture
 from jax_sparse_pretrain.config import ConfigError
+from jax_sparse_pretrain.schema import one_line
 from jax_sparse_pretrain.sweep import directory as directory_lib
 from jax_sparse_pretrain.sweep import forest, report, table, trunks
 from jax_sparse_pretrain.sweep.directory import Directory
 from jax_sparse_pretrain.sweep.forest import Fork
 from jax_sparse_pretrain.sweep.sweep_file import Run
-from jax_sparse_pretrain.train import one_line
 from jax_sparse_pretrain.training import loop, meter, setup
 from jax_sparse_pretrain.training import workdir as workdir_lib
-from jax_sparse_pretrain.training.branches import Branches
+from jax_sparse_pretrain.training.branches import Branches, is_whole
 from jax_sparse_pretrain.training.checkpoint import CheckpointError
 from jax_sparse_pretrain.training.meter import NonFiniteError
 from jax_sparse_pretrain.training.progress import Part, Progress
@@ -27,7 +27,12 @@ from jax_sparse_pretrain.training.setup import Experiment
 from jax_sparse_pretrain.training.signals import Stopped, StopRequest
 
 # Of a run, said in one line; anything else is a fault of ours to be traced.
-_EXPECTED = (ConfigError, NonFiniteError, CheckpointError)
+_EXPECTED = (
+  ConfigError,
+  NonFiniteError,
+  CheckpointError,
+  workdir_lib.TakenOver,
+)
 
 
 class Runner:
@@ -67,7 +72,7 @@ class Runner:
       name = self._runs[fork.parent].name
       is_to_come = newest[fork.parent] < fork.step
       return (name not in self.failures and is_to_come) or (
-        self._directory.trunk(name, fork.step).root.exists()
+        is_whole(self._directory.trunk(name, fork.step).root)
       )
 
     steps = [run.plan.steps for run in self._runs]
@@ -142,7 +147,7 @@ class Runner:
     with contextlib.closing(experiment.batches):
       self._begin(i, experiment, progress)
       files = workdir_lib.open_workdir(self._directory.run(run.name).root)
-      with workdir_lib.locked(files):
+      with workdir_lib.locked(files) as claim:
         previous = workdir_lib.check_same_run(
           files, experiment.resolved, fork=False
         )
@@ -153,6 +158,7 @@ class Runner:
           previous,
           progress=part,
           branches=self._branches(i),
+          claim=claim,
         )
         trunks.drop_common_checkpoint(files, run.config)
         training_picture.save_training_picture(files.root)
@@ -173,7 +179,7 @@ class Runner:
         trunks.begin_from(trunk, files, experiment, parent.name)
       except ConfigError as error:
         progress.note(f'{self._runs[i].name}: trained anew: {error}')
-        shutil.rmtree(trunk.root)
+        storage.remove_tree(trunk.root)
 
   def _branches(self, i: int) -> Branches:
     forks, n_losses = self.forks(), 0

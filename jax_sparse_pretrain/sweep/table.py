@@ -4,14 +4,13 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jax_sparse_pretrain import schema
+from jax_sparse_pretrain import schema, storage
 from jax_sparse_pretrain.analysis import Runs, write_runs
 from jax_sparse_pretrain.config import Config, ConfigError
 from jax_sparse_pretrain.sweep.directory import Directory
@@ -60,9 +59,7 @@ def write(directory: Directory, columns: Sequence[str] = ()) -> int:
     if not found:
       raise NoRuns(f'{directory.runs}: no finished run')
     runs = _as_runs(found, columns)
-    temporary = directory.table.with_name(f'.runs.csv.{os.getpid()}')
-    write_runs(temporary, runs)
-    temporary.replace(directory.table)
+    write_runs(directory.table, runs)
   return len(runs)
 
 
@@ -70,12 +67,17 @@ def _sweeps(directory: Directory) -> dict[str, Directory]:
   """By what names of runs begin with."""
   if directory.runs.is_dir():
     return {'': directory}
-  below = map(Directory, sorted(directory.root.glob('*/')))
+  if not directory.root.is_dir():
+    return {}
+  below = map(Directory, sorted(directory.root.iterdir()))
   return {f'{each.root.name}/': each for each in below if each.runs.is_dir()}
 
 
 @contextlib.contextmanager
 def _alone(directory: Directory) -> Iterator[None]:
+  if storage.is_remote(directory.root):  # No locks; the next run will tell.
+    yield
+    return
   with open(directory.root / '.runs.lock', 'w') as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     yield

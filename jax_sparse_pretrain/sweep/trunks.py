@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 import json
-import shutil
 
 from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.config import Config, ConfigError
 from jax_sparse_pretrain.training import branches, meter, sinks
 from jax_sparse_pretrain.training import workdir as workdir_lib
@@ -36,13 +36,14 @@ def begin_from(
     'forks': [],
     'trunk': note,
   }
-  with branches.whole_or_not(files.root) as partial:
-    shutil.copytree(trunk.root, partial, dirs_exist_ok=True)
-    (partial / branches.ABOUT).unlink()
-    workdir_lib.write_json(Workdir(partial).config, resolved)
+  with branches.whole_or_not(files.root) as root:
+    made = Workdir(root)
+    branches.copy_files(trunk, made)
+    workdir_lib.write_json(made.config, resolved)
     if experiment.config.logging.tensorboard:
-      _draw(Workdir(partial))
-    shutil.rmtree(files.root, ignore_errors=True)
+      _draw(made)
+    # Last, since a run that has a checkpoint has begun.
+    storage.copy_tree(trunk.checkpoints, made.checkpoints)
 
 
 def _draw(files: Workdir) -> None:
@@ -84,4 +85,4 @@ def drop_common_checkpoint(files: Workdir, config: Config) -> None:
   step = workdir_lib.read_resolved(files).get('trunk', {}).get('step')
   every = config.checkpoint.every
   if step in files.saved_steps[:-1] and not (every and step % every == 0):
-    shutil.rmtree(files.checkpoints / str(step))
+    storage.remove_tree(files.checkpoints / str(step))

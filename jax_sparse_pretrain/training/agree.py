@@ -56,7 +56,7 @@ def together(function: Callable[[], T]) -> T:
 
   Raises:
     Exception: what it raises here; else, if it fails in another process, a
-      ConfigError or a RuntimeError that names the process.
+      one of ours or a RuntimeError that names the process.
   """
   result, error = None, None
   try:
@@ -129,6 +129,7 @@ def _key(number: int) -> str:
 
 
 def _described(error: Exception) -> tuple[type[Exception], str]:
-  if isinstance(error, ConfigError):
-    return ConfigError, str(error)
+  """Ours are raised from a text."""
+  if type(error).__module__.startswith('jax_sparse_pretrain'):
+    return type(error), str(error)
   return RuntimeError, f'{type(error).__name__}: {error}'

@@ -1,20 +1,20 @@
 """Where other runs leave a run: its workdir as it is after some steps.
 
 `DIRECTORY/STEP/` is an ordinary workdir that stopped there: history, metrics,
-snapshots and one checkpoint. It appears whole or not at all.
+snapshots and one checkpoint. What is in it last says that it is whole.
 """
 
 import contextlib
 import pathlib
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.training.checkpoint import Checkpoints
 from jax_sparse_pretrain.training.workdir import Workdir, write_json
 
 PARTIAL = '.partial'
-ABOUT = 'branch.json'  # of a branch: how many losses it carries
+ABOUT = 'branch.json'  # The last file of a branch: the losses it carries.
 
 
 class Branches(NamedTuple):
@@ -31,7 +31,7 @@ class Branches(NamedTuple):
   n_losses: int = 0
 
   def is_due(self, step: int) -> bool:
-    return step in self.steps and not (self.directory / str(step)).exists()
+    return step in self.steps and not is_whole(self.directory / str(step))
 
   def leave(
     self,
@@ -48,28 +48,43 @@ class Branches(NamedTuple):
       save: starts a save of the state.
       n_losses: that it carries.
     """
-    with whole_or_not(self.directory / str(step)) as partial:
-      copy_files(run, partial)
-      checkpoints = Checkpoints(partial / 'checkpoints', keep=1)
+    with whole_or_not(self.directory / str(step)) as root:
+      branch = Workdir(root)
+      copy_files(run, branch)
+      storage.copy(run.config, branch.config)
+      checkpoints = Checkpoints(branch.checkpoints, keep=1)
       with contextlib.closing(checkpoints):
         save(checkpoints)
         checkpoints.wait()
-      write_json(partial / ABOUT, {'n_losses': n_losses})
+      write_json(root / ABOUT, {'n_losses': n_losses})
 
 
-def copy_files(run: Workdir, target: pathlib.Path) -> None:
-  """All that a run has to show for its steps, but its checkpoints."""
-  for path in (run.config, run.history, run.metrics):
-    shutil.copy(path, target)
+def is_whole(branch: pathlib.Path) -> bool:
+  return (branch / ABOUT).exists()
+
+
+def copy_files(run: Workdir, target: Workdir) -> None:
+  """All that a run has to show for its steps, but config and checkpoints."""
+  storage.copy(run.history, target.history)
+  storage.copy(run.metrics, target.metrics)
   if run.snapshots.is_dir():
-    shutil.copytree(run.snapshots, target / run.snapshots.name)
+    storage.copy_tree(run.snapshots, target.snapshots)
 
 
 @contextlib.contextmanager
-def whole_or_not(target: pathlib.Path):
-  """A directory to fill, that becomes `target` at the end of the context."""
+def whole_or_not(target: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A directory to fill, which is `target` at the end of the context.
+
+  An object store cannot rename: there it is `target` from the start, and what
+  is written last has to tell.
+  """
   partial = target.with_name(f'.{target.name}{PARTIAL}')
-  shutil.rmtree(partial, ignore_errors=True)
+  if storage.is_remote(target):
+    storage.remove_tree(target)
+    yield target
+    return
+  storage.remove_tree(partial)
   partial.mkdir(parents=True)
   yield partial
+  storage.remove_tree(target)
   partial.rename(target)

@@ -6,12 +6,12 @@ and the little that the loop carries along.
 
 import functools
 import pathlib
-import shutil
 import warnings
 from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
 
+from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.training import agree
 from jax_sparse_pretrain.training.step import TrainState
 
@@ -64,7 +64,7 @@ class Checkpoints:
 
   def _open(self) -> ocp.CheckpointManager:
     return _Manager(
-      self._directory.absolute(),
+      storage.resolved(self._directory),
       options=self._options,
       item_handlers={
         'state': ocp.StandardCheckpointHandler(),
@@ -149,8 +149,11 @@ class Checkpoints:
         f'{target}, using the one before',
         stacklevel=2,
       )
-      shutil.rmtree(target, ignore_errors=True)
+      storage.remove_tree(target)
       target.parent.mkdir(exist_ok=True)
+      # In an object store, also what makes the directory be there.
+      reason = target.with_name(f'{step}.txt')
+      reason.write_text(f'{error}\n')
       source.rename(target)
 
   def wait(self) -> None:

@@ -50,6 +50,7 @@ def train(
   *,
   progress: Progress | Part | Silent | None = None,
   branches: Branches | None = None,
+  claim: workdir_lib.Claim | None = None,
 ) -> Summary:
   """Trains to the end, from the newest checkpoint of `workdir` if it has one.
 
@@ -60,6 +61,7 @@ def train(
     previous: the run in `workdir`, checked by `check_same_run`.
     progress: shown to a person; if given, not closed.
     branches: where other runs leave this one.
+    claim: on the workdir.
 
   Returns:
     What `summary.json` holds.
@@ -69,6 +71,7 @@ def train(
     Stopped: on a signal, once the state is saved.
     NonFiniteError: the newest checkpoint is from before.
     CheckpointError: if there are checkpoints and none can be read.
+    TakenOver: if another start of the run has the workdir now.
   """
   with contextlib.ExitStack() as stack:
     # Grain's prefetch thread must not outlive the run: at interpreter exit it
@@ -103,7 +106,15 @@ def train(
       progress = stack.enter_context(_progress(experiment, start.step))
     branches = branches or Branches(workdir.root)
     run = _Run(
-      experiment, workdir, checkpoints, sinks, progress, start, rows, branches
+      experiment,
+      workdir,
+      checkpoints,
+      sinks,
+      progress,
+      start,
+      rows,
+      branches,
+      claim or workdir_lib.Claim(),
     )
     return run.to_the_end(stop)
 
@@ -127,13 +138,14 @@ class _Run:
     start: resume.Start,
     rows: Sequence[history.Row],
     branches: Branches,
+    claim: workdir_lib.Claim,
   ):
     self._experiment, self._config = experiment, experiment.config
     self._workdir = workdir
     self._checkpoints = checkpoints
     self._sinks = sinks
     self._progress = progress
-    self._branches = branches
+    self._branches, self._claim = branches, claim
     self._start, self._steps = start.step, experiment.plan.steps
     self._state = start.state
     self._eval_loss: float | None = start.carried.get('eval_loss')
@@ -206,8 +218,22 @@ class _Run:
     if 'train_loss' in scalars:
       self._progress.show(step, scalars)
 
-  def _evaluate(self, step: int) -> None:
+  def _settle(self) -> None:
+    """To be called before anything that counts on the steps so far.
+
+    They must have gone well, their files be written, and the run still ours.
+    """
     self._meter.flush()
+
+    def check() -> None:
+      self._claim.check()
+      for sink in self._sinks:
+        sink.flush()
+
+    agree.on_primary(check)
+
+  def _evaluate(self, step: int) -> None:
+    self._settle()
     with self._meter.paused():
       self._eval_loss = self._experiment.evaluate(
         self._experiment.forward(self._state)
@@ -220,14 +246,12 @@ class _Run:
       self._write_summary(step, completed=False)
 
   def _save(self, step: int) -> None:
-    # Flushed first: a checkpoint must not follow a step that went wrong, and
-    # the history must be on disk before the checkpoint that relies on it.
-    self._meter.flush()
+    self._settle()
     with self._meter.paused():
       self._save_to(self._checkpoints, step, self._carried())
 
   def _leave_branch(self, step: int) -> None:
-    self._meter.flush()
+    self._settle()
     with self._meter.paused():
       carried = self._carried()
       self._branches.leave(

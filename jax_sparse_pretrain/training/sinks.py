@@ -11,13 +11,17 @@ import math
 import numbers
 import os
 import pathlib
+import time
 import uuid
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import tensorboardX
 
-from jax_sparse_pretrain import config
+from jax_sparse_pretrain import config, storage
+
+# An object is written anew each time.
+_UPLOAD_SECONDS = 60.0
 
 
 class Sink(Protocol):
@@ -25,27 +29,40 @@ class Sink(Protocol):
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None: ...
 
+  def flush(self) -> None:
+    """What has been written outlasts this process from now on."""
+
   def close(self) -> None: ...
 
 
 class JsonLines:
   """Appends one object a call: `{"step": step, **scalars}`.
 
-  Each line reaches the operating system before `write` returns. JSON has no
-  NaN and no infinities: they become `null`, which readers of tables take for
-  a missing number, where a string would change the type of the column.
+  Each line reaches the operating system before `write` returns; an object
+  store gets them once a minute. JSON has no NaN and no infinities: they become
+  `null`, which readers of tables take for a missing number, where a string
+  would change the type of the column.
   """
 
   def __init__(self, path: os.PathLike | str):
-    self._file = open(path, 'a')
+    self._path, self._pending = path, ''
+    self._seconds = _UPLOAD_SECONDS if storage.is_remote(path) else 0.0
+    self._flushed = time.monotonic()
+    storage.append(path, '')  # Who reads it need not ask whether it is there.
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     values = {name: _json_number(value) for name, value in scalars.items()}
-    self._file.write(json.dumps({'step': int(step), **values}) + '\n')
-    self._file.flush()
+    self._pending += json.dumps({'step': int(step), **values}) + '\n'
+    if time.monotonic() >= self._flushed + self._seconds:
+      self.flush()
+
+  def flush(self) -> None:
+    if self._pending:
+      storage.append(self._path, self._pending)
+    self._pending, self._flushed = '', time.monotonic()
 
   def close(self) -> None:
-    self._file.close()
+    self.flush()
 
 
 def _json_number(value: Any) -> int | float | None:
@@ -65,7 +82,7 @@ def truncate_json_lines(path: os.PathLike | str, step: int) -> None:
     ValueError: for any other line that is not an object with a `step`, naming
       it; the file is left as it was.
   """
-  path = pathlib.Path(path)
+  path = storage.as_path(path)
   if not path.exists():
     return
   # What follows the last newline is nothing, or a torn line.
@@ -75,9 +92,7 @@ def truncate_json_lines(path: os.PathLike | str, step: int) -> None:
     for number, line in enumerate(lines, start=1)
     if _step_of(line, f'{path}, line {number}') <= step
   ]
-  temporary = path.with_name(f'{path.name}.tmp')
-  temporary.write_text(''.join(f'{line}\n' for line in kept))
-  temporary.replace(path)
+  storage.replace(path, ''.join(f'{line}\n' for line in kept))
 
 
 def _step_of(line: str, where: str) -> int:
@@ -109,6 +124,9 @@ class TensorBoard:
     for name, value in scalars.items():
       self._writer.add_scalar(name, float(value), int(step))
 
+  def flush(self) -> None:
+    self._writer.flush()
+
   def close(self) -> None:
     self._writer.close()
 
@@ -122,7 +140,9 @@ class WeightsAndBiases:
 
   Args:
     project: name of the project.
-    directory: where its local files go, and `wandb_run_id.txt`.
+    directory: where its local files go, and `wandb_run_id.txt`. An object
+      store gets the latter; the former then go where Weights & Biases puts
+      them by itself.
     settings: the resolved config, shown beside the run.
 
   Raises:
@@ -140,9 +160,9 @@ class WeightsAndBiases:
 
     self._run = wandb.init(
       project=project,
-      dir=os.fspath(directory),
-      name=pathlib.Path(directory).resolve().name,
-      id=_run_id(pathlib.Path(directory)),
+      dir=None if storage.is_remote(directory) else os.fspath(directory),
+      name=storage.resolved(storage.as_path(directory)).name,
+      id=_run_id(storage.as_path(directory)),
       resume='allow',
       config=dict(settings),
     )
@@ -150,6 +170,9 @@ class WeightsAndBiases:
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     self._run.log({'step': int(step), **scalars})
+
+  def flush(self) -> None:
+    pass  # It has a process of its own.
 
   def close(self) -> None:
     self._run.finish()

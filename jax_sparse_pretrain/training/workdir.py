@@ -6,11 +6,14 @@ import fcntl
 import json
 import os
 import pathlib
+import socket
+import uuid
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain import schema, storage
 from jax_sparse_pretrain.config import ConfigError
 
 
@@ -56,8 +59,16 @@ class Workdir:
     """Steps with a finished checkpoint, oldest first."""
     if not self.checkpoints.is_dir():
       return []
-    names = (path.name for path in self.checkpoints.iterdir())
-    return sorted(int(name) for name in names if name.isdigit())
+    found = (path for path in self.checkpoints.iterdir() if _is_saved(path))
+    return sorted(int(path.name) for path in found)
+
+
+def _is_saved(checkpoint: pathlib.Path) -> bool:
+  if not checkpoint.name.isdigit():
+    return False  # Of Orbax, for what it has not finished.
+  # An object store cannot rename, so there it leaves this in the end.
+  last = checkpoint / 'commit_success.txt'
+  return not storage.is_remote(checkpoint) or last.exists()
 
 
 class Previous(NamedTuple):
@@ -81,34 +92,69 @@ def open_workdir(path: str | os.PathLike) -> Workdir:
   return Workdir(open_root(path, 'checkpoints'))
 
 
-def root_of(path: str | os.PathLike) -> pathlib.Path:
-  return pathlib.Path(path).expanduser()
-
-
 def open_root(path: str | os.PathLike, *below: str) -> pathlib.Path:
   """Creates a directory and those below it; makes sure that it can be written.
 
   Raises:
     ConfigError: if it cannot.
   """
-  where = f'--workdir = {path}: must be a local directory that can be written'
-  if '://' in str(path):
-    raise ConfigError(where)
-  root = root_of(path)
   try:
+    root = storage.as_path(path)
     root.mkdir(parents=True, exist_ok=True)
     probe = root / '.writable'
     probe.touch()
     probe.unlink(missing_ok=True)  # Another process may open it as well.
     for name in below:
       (root / name).mkdir(exist_ok=True)
-  except OSError as error:
-    raise ConfigError(f'{where} ({error.strerror})') from None
+  except Exception as error:  # Of object stores, many kinds.
+    reason = getattr(error, 'strerror', None) or schema.one_line(error)
+    raise ConfigError(
+      f'--workdir = {path}: must be a directory that can be written ({reason})'
+    ) from None
   return root
 
 
+class TakenOver(RuntimeError):
+  """Another start of the run has the workdir now."""
+
+
+class Claim(NamedTuple):
+  """Says whose a workdir in an object store is: the latest start's.
+
+  There are no locks there. And where a machine is lost, nobody would open one:
+  the start that replaces it must not wait, and what is left of it must not
+  write any more.
+
+  Attributes:
+    path: holds the mark of the latest start; None for a locked directory.
+    mark: of this start.
+  """
+
+  path: pathlib.Path | None = None
+  mark: str = ''
+
+  def check(self) -> None:
+    """To be called before what is written counts.
+
+    Raises:
+      TakenOver: if there has been a later start.
+    """
+    if self.path and (found := self.path.read_text()) != self.mark:
+      raise TakenOver(
+        f'--workdir = {self.path.parent}: has been taken over by {found}'
+      )
+
+
+def claimed(workdir: Workdir) -> Claim:
+  """Makes a workdir in an object store that of this start."""
+  path = workdir.root / '.owner'
+  mark = f'{socket.gethostname()}, process {os.getpid()} ({uuid.uuid4().hex})'
+  path.write_text(mark)
+  return Claim(path, mark)
+
+
 @contextlib.contextmanager
-def locked(workdir: Workdir, name: str = '.lock') -> Iterator[None]:
+def locked(workdir: Workdir, name: str = '.lock') -> Iterator[Claim]:
   """Keeps a second process out for as long as this one lives.
 
   Args:
@@ -118,6 +164,9 @@ def locked(workdir: Workdir, name: str = '.lock') -> Iterator[None]:
   Raises:
     ConfigError: if another process is at work in it.
   """
+  if storage.is_remote(workdir.root):
+    yield claimed(workdir)
+    return
   with open(workdir.root / name, 'w') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,7 +174,7 @@ def locked(workdir: Workdir, name: str = '.lock') -> Iterator[None]:
       raise ConfigError(
         f'--workdir = {workdir.root}: another process is training in it'
       ) from None
-    yield
+    yield Claim()
 
 
 def check_same_run(
@@ -226,7 +275,5 @@ def finished_summary(workdir: Workdir, steps: int) -> dict[str, Any] | None:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Replaces the file in one step, so that a reader never sees half of it."""
-  temporary = path.with_name(path.name + '.tmp')
-  temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + '\n')
-  os.replace(temporary, path)
+  """Replaces the file in one step."""
+  storage.replace(path, json.dumps(value, indent=2, allow_nan=False) + '\n')

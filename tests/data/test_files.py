@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import sysconfig
 
+import bucket
 import pytest
 
 from jax_sparse_pretrain import config, data
@@ -136,6 +137,21 @@ def test_a_new_file_moves_no_other_between_the_splits(tmp_path):
   after = open_text(write_texts(tmp_path, n_files=60) / '**/*.txt')
   assert set(before.train) < set(after.train)
   assert set(before.validation) < set(after.validation)
+
+
+@pytest.mark.parametrize('pattern', ['part*/*.txt', 'm*.jsonl', 'more.jsonl'])
+def test_moving_a_corpus_to_a_bucket_does_not_change_it(
+  pattern, tmp_path, store
+):
+  write_texts(tmp_path)
+  lines = [json.dumps({'text': f'line {i}'}) for i in range(40)]
+  write_lines(tmp_path / 'more.jsonl', lines)
+  remote = bucket.upload(tmp_path, store('corpus'))
+  there, here = (open_text(where / pattern) for where in (remote, tmp_path))
+  assert len(there.train) > 20
+  assert list(there.train) == list(here.train)
+  assert list(there.validation) == list(here.validation)
+  assert there.fingerprint == here.fingerprint
 
 
 def test_json_lines_are_documents_at_random_access(tmp_path):

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 
+import bucket
 import pytest
 import tensorflow_datasets as tfds
 
@@ -73,6 +74,14 @@ def test_a_prepared_data_set_is_found_by_name_and_version(data_dir):
   by_directory = open_tfds(data_dir / VERSION)
   assert list(by_name.train) == list(by_directory.train)
   assert by_name.fingerprint == by_directory.fingerprint
+
+
+def test_a_data_set_in_a_bucket_is_the_same(data_dir, store):
+  remote = bucket.upload(data_dir, store('tfds'))
+  there = open_tfds('little_notes/en:1.0.0', data_dir=str(remote))
+  here = open_tfds('little_notes/en:1.0.0', data_dir=str(data_dir))
+  assert list(there.train) == list(here.train)
+  assert there.fingerprint == here.fingerprint
 
 
 def test_no_tensorflow_is_imported(data_dir):

@@ -4,6 +4,7 @@ Reads the files of a run and nothing else, so it can be drawn while the run is
 going on, and without jax.
 """
 
+import io
 import os
 import pathlib
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.analysis.runs.workdir import (
   Phase,
   Run,
@@ -38,7 +40,7 @@ def plot_training(workdir: os.PathLike | str) -> Figure:
     ValueError: for a malformed line, naming it, and for a run that has not
       logged a step yet.
   """
-  run = read_run(pathlib.Path(workdir))
+  run = read_run(storage.as_path(workdir))
   figure = Figure(figsize=(8, 5.5), dpi=150, layout='constrained')
   FigureCanvasAgg(figure)
   loss_axes, count_axes = figure.subplots(2, 1, sharex=True)
@@ -51,10 +53,10 @@ def plot_training(workdir: os.PathLike | str) -> Figure:
 
 def save_training_picture(workdir: os.PathLike | str) -> pathlib.Path:
   """Draws `training.png` into the run's directory; returns its path."""
-  path = pathlib.Path(workdir) / 'training.png'
-  temporary = path.with_name('training.png.tmp')
-  plot_training(workdir).savefig(temporary, format='png')
-  temporary.replace(path)
+  path = storage.as_path(workdir) / 'training.png'
+  content = io.BytesIO()
+  plot_training(workdir).savefig(content, format='png')
+  storage.replace(path, content.getvalue())
   return path
 
 

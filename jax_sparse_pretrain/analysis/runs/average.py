@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_sparse_pretrain import history
+from jax_sparse_pretrain import history, storage
 from jax_sparse_pretrain.analysis.runs.counted import Average, count_history
 from jax_sparse_pretrain.analysis.runs.workdir import logged_steps
 from jax_sparse_pretrain.planning import Plan
@@ -34,10 +34,10 @@ def average_parameters(
   """
   if isinstance(source, history.History):
     return count_history(source, _given(steps, 'a history'), 'run')
-  path = pathlib.Path(source)
+  path = storage.as_path(source)
   if path.is_file():
     past = history.read(path)
-    name = path.resolve().parent.name
+    name = storage.resolved(path.parent).name
     return count_history(past, _given(steps, str(path)), name)
   return _from_workdir(path, steps)
 
@@ -83,7 +83,7 @@ def _from_workdir(workdir: pathlib.Path, steps: int | None) -> Average:
   found = count_history(
     past,
     told if is_whole else steps,
-    workdir.resolve().name,
+    storage.resolved(workdir).name,
     completed=is_whole and summary.get('completed') is True,
   )
   if is_whole and summary:

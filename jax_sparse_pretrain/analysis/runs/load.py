@@ -6,12 +6,12 @@ workdirs of runs, whose average is counted from the mask history.
 """
 
 import os
-import pathlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.analysis.runs import expressions
 from jax_sparse_pretrain.analysis.runs.checks import (
   check_names,
@@ -52,7 +52,7 @@ def load_runs(
   sources = [
     _filtered(source, conditions)
     for path in paths
-    for source in read_sources(pathlib.Path(path), columns, unfinished)
+    for source in read_sources(storage.as_path(path), columns, unfinished)
   ]
   check_origins(sources)
   for name in _unused(columns, conditions):

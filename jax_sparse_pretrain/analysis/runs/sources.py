@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.analysis.runs import csv_table, expressions
 from jax_sparse_pretrain.analysis.runs.average import (
   average_parameters,
@@ -91,7 +92,7 @@ def _read_table(path: pathlib.Path, columns: Mapping[str, str]) -> Source:
     places=[f'{path}, row {line}' for line in table.lines],
     column=column,
     columns=renamed,
-    origin=path.resolve(),
+    origin=storage.resolved(path),
   )
 
 
@@ -154,5 +155,5 @@ def _read_workdir(
       raise ValueError(f'{workdir}: no column {name!r}; there are {NUMBERS}')
     return numbers[name]
 
-  places, origin = [str(workdir)], workdir.resolve()
+  places, origin = [str(workdir)], storage.resolved(workdir)
   return Source([name], numbers, {}, places, column, {}, origin, True)

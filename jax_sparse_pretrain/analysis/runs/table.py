@@ -9,10 +9,11 @@ import hashlib
 import io
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 
 import numpy as np
+
+from jax_sparse_pretrain import storage
 
 # Kind of parameters -> what tables and pictures call it.
 NAMES = {'average': 'N_avg', 'final': 'N final', 'initial': 'N initial'}
@@ -115,7 +116,7 @@ class Runs:
 
 def write_runs(path: os.PathLike | str, runs: Runs) -> None:
   """Writes a runs table; what is not known stays empty."""
-  pathlib.Path(path).write_text(as_csv(runs))
+  storage.replace(path, as_csv(runs))
 
 
 def as_csv(runs: Runs) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_sparse_pretrain import history
+from jax_sparse_pretrain import history, storage
 
 
 class Series(NamedTuple):
@@ -59,7 +59,7 @@ def read_run(workdir: pathlib.Path) -> Run:
   if not logged or not done:
     raise ValueError(f'{workdir}: no step has been logged yet')
   return Run(
-    name=workdir.resolve().name,
+    name=storage.resolved(workdir).name,
     train=_series(rows, 'train_loss'),
     evaluation=_series(rows, 'eval_loss'),
     unigram_loss=summary.get('unigram_loss'),

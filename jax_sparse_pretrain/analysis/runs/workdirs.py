@@ -6,6 +6,7 @@ import pathlib
 import warnings
 from collections.abc import Iterable, Iterator
 
+from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.analysis.runs.average import average_parameters
 from jax_sparse_pretrain.analysis.runs.counted import Average
 from jax_sparse_pretrain.analysis.runs.workdir import logged_steps
@@ -20,7 +21,7 @@ def read_averages(paths: Iterable[os.PathLike | str]) -> list[Average]:
   return [
     dataclasses.replace(average_parameters(workdir), run=name)
     for path in paths
-    for name, workdir in find_begun(pathlib.Path(path))
+    for name, workdir in find_begun(storage.as_path(path))
   ]
 
 
@@ -41,7 +42,8 @@ def find_workdirs(
     raise ValueError(f'{path}: no run: no mask_history.jsonl in it or below')
   for workdir in found:
     inside = workdir.relative_to(path)
-    yield str(inside) if inside.parts else workdir.resolve().name, workdir
+    name = str(inside) if inside.parts else storage.resolved(workdir).name
+    yield name, workdir
 
 
 def find_begun(path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path]]:
@@ -56,7 +58,22 @@ def find_begun(path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path]]:
 
 
 def _walk(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Workdirs in order of name. Links are followed, but never twice."""
+  """Workdirs in order of name."""
+  return _walk_remote(path) if storage.is_remote(path) else _walk_local(path)
+
+
+def _walk_remote(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  below = sorted(path.iterdir())
+  if any(each.name == 'mask_history.jsonl' for each in below):
+    yield path
+    return
+  for each in below:
+    if each.is_dir():
+      yield from _walk_remote(each)
+
+
+def _walk_local(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Links are followed, but never twice."""
   seen = set()
   for directory, below, files in os.walk(path, followlinks=True):
     real = os.path.realpath(directory)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jax_sparse_pretrain import history
+from jax_sparse_pretrain import history, storage
 from jax_sparse_pretrain.analysis import tables
 from jax_sparse_pretrain.analysis.fitting.bootstrap import check_level
 from jax_sparse_pretrain.analysis.plans.caveats import caveats
@@ -99,7 +99,7 @@ def _points(arguments: argparse.Namespace, kind: str) -> Iterator[Point]:
     if planned.tokens is None:
       raise ValueError('--tokens_per_step: must be given to predict')
     yield Point('schedule', _size(planned, kind), planned.tokens)
-  for path in map(pathlib.Path, arguments.workdirs):
+  for path in map(storage.as_path, arguments.workdirs):
     for name, workdir in find_workdirs(path):
       yield _planned_run(workdir, name, kind)
 

@@ -1,9 +1,9 @@
 """Arguments of `report` -> what the page says. Imports matplotlib."""
 
 import argparse
-import pathlib
 from collections.abc import Iterator, Sequence
 
+from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.analysis.comparison.compare import compare_laws
 from jax_sparse_pretrain.analysis.comparison.results import Comparison
 from jax_sparse_pretrain.analysis.fitting.law import FLOPS, ScalingLaw
@@ -30,7 +30,7 @@ FEWEST_RUNS = 5  # as many as coefficients
 def make_report(arguments: argparse.Namespace, command: str) -> Report:
   """Fits, compares and draws."""
   runs, kind = read_runs(arguments), arguments.parameters
-  folders = [path for path in arguments.paths if pathlib.Path(path).is_dir()]
+  folders = [path for path in arguments.paths if storage.as_path(path).is_dir()]
   averages = read_averages(folders) if folders else []
   known, comparison, said = None, None, []
   if len(runs) >= FEWEST_RUNS:
@@ -44,7 +44,7 @@ def make_report(arguments: argparse.Namespace, command: str) -> Report:
     command=command,
     runs=runs,
     kind=kind,
-    sources=[pathlib.Path(path).name or path for path in arguments.paths],
+    sources=[storage.as_path(path).name or path for path in arguments.paths],
     fit=known and known.fit,
     intervals=known.intervals if known else {},
     level=arguments.level,

@@ -1,8 +1,8 @@
 """Pruning schedules of a table, for `rank` and `plot schedules`."""
 
 import argparse
-import pathlib
 
+from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.analysis.contrasts.noise import Noise, replicate_noise
 from jax_sparse_pretrain.analysis.contrasts.ranking import (
   Ranking,
@@ -31,12 +31,12 @@ def read(arguments: argparse.Namespace) -> tuple[Scheduled, Noise | None]:
   Raises:
     ValueError: naming the flag or the file.
   """
-  if len(arguments.paths) != 1 or pathlib.Path(arguments.paths[0]).is_dir():
+  if len(arguments.paths) != 1 or storage.as_path(arguments.paths[0]).is_dir():
     raise ValueError(
       'PATH: give one table: the runs.csv of a sweep, or one with the columns '
       'start, end, sparsity, loss'
     )
-  path = pathlib.Path(arguments.paths[0])
+  path = storage.as_path(arguments.paths[0])
   given = [each.partition('=')[0].strip() for each in arguments.column]
   found = read_scheduled(path, lambda: read_runs(arguments), given)
   if found.runs is None:

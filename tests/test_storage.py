@@ -1,0 +1,235 @@
+"""Files in an object store: workdir, data and tokenizer of a run."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import bucket
+import processes
+import pytest
+import sentencepiece
+import test_sweep
+from run_files import Run, assert_same_run
+
+from jax_sparse_pretrain import history
+from jax_sparse_pretrain.training import workdir
+
+pytestmark = pytest.mark.slow
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED = 1, 2, 75
+
+
+@pytest.fixture(scope='module')
+def launcher(tmp_path_factory):
+  return processes.Launcher(tmp_path_factory.mktemp('launcher'))
+
+
+@pytest.fixture(scope='module')
+def inputs(launcher, tmp_path_factory):
+  """A directory with `documents/` and `tokenizer.model`."""
+  folder = tmp_path_factory.mktemp('inputs')
+  shutil.copytree(launcher.documents, folder / 'documents')
+  sentencepiece.SentencePieceTrainer.train(
+    input=','.join(map(str, (folder / 'documents').iterdir())),
+    model_prefix=str(folder / 'tokenizer'),
+    vocab_size=256,
+    character_coverage=0.98,
+    hard_vocab_limit=False,
+    minloglevel=2,
+  )
+  return folder
+
+
+def reading(where):
+  """Arguments for inputs that lie there."""
+  return [
+    f'--config.data.path={where}/documents/*.py',
+    '--config.data.tokenizer=sentencepiece',
+    f'--config.data.tokenizer_path={where}/tokenizer.model',
+  ]
+
+
+@pytest.fixture(scope='module')
+def local(launcher, inputs, tmp_path_factory):
+  """The workdir of a run that knows no object store."""
+  where = tmp_path_factory.mktemp('local') / 'run'
+  launcher.finish_one(where, 1, *reading(inputs))
+  return where
+
+
+def test_a_run_in_a_bucket_is_that_on_disk_even_if_stopped(
+  launcher, inputs, local, google, store, tmp_path
+):
+  bucket.upload(inputs, store('inputs'))
+  remote = store('stopped/run')
+  arguments = reading(f'{bucket.ROOT}/inputs')
+  home = tmp_path / 'home'
+  home.mkdir()
+  environment = {
+    **google,
+    # What is here in the end, is not in the bucket alone.
+    **{'HOME': str(home), 'TMPDIR': str(home)},
+    'MPLCONFIGDIR': str(tmp_path),
+  }
+  command = launcher.train(remote, *arguments)
+  process = launcher.start(command, 1, **environment)
+  while not workdir.Workdir(remote).saved_steps:
+    assert process.poll() is None, processes.outcome([process])
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  [end] = processes.outcome([process])
+  assert end.status == EXIT_STOPPED, end
+  [end] = processes.outcome([launcher.start(command, 1, **environment)])
+  assert end.status == 0, end
+  assert f'Files: {remote}' in end.output
+  assert not list(home.rglob('*'))
+  fetched = bucket.fetch(remote, tmp_path / 'run')
+  assert_same_end(fetched, local)
+  snapshot = f'mask_snapshots/{processes.SNAPSHOT}.npz'
+  assert (fetched / snapshot).read_bytes() == (local / snapshot).read_bytes()
+  assert (fetched / 'training.png').read_bytes()[:4] == b'\x89PNG'
+  assert len(list(fetched.glob('events.out.tfevents*'))) == 2
+
+
+def assert_same_end(run, reference):
+  """One that was stopped has saved after another step as well."""
+  ours, theirs = Run(run), Run(reference)
+  step = ours.saved[-1]
+  assert step == theirs.saved[-1]
+  for name, array in ours.checkpoint(step).items():
+    assert array.tobytes() == theirs.checkpoint(step)[name].tobytes(), name
+  assert ours.position_in_data(step) == theirs.position_in_data(step)
+  history = 'mask_history.jsonl'
+  assert (run / history).read_bytes() == (reference / history).read_bytes()
+  assert ours.metrics == theirs.metrics
+  assert ours.summary == theirs.summary
+
+
+def test_two_processes_train_in_a_bucket(
+  launcher, inputs, local, google, store, tmp_path
+):
+  remote = store('two/run')
+  command = launcher.train(remote, *reading(inputs))
+  ends = processes.outcome(launcher.start_two(command, **google))
+  assert [end.status for end in ends] == [0, 0], ends
+  fetched = bucket.fetch(remote, tmp_path / 'run')
+  assert (fetched / 'mask_history.jsonl').read_bytes() == (
+    local / 'mask_history.jsonl'
+  ).read_bytes()
+  assert Run(fetched).saved == Run(local).saved
+
+
+def test_a_later_start_takes_the_workdir_over(
+  launcher, inputs, local, google, store, tmp_path
+):
+  remote = store('taken/run')
+  arguments = reading(inputs)
+  command = launcher.train(remote, *arguments, *processes.LONG)
+  early = launcher.start(command, 1, **google)
+  while not (remote / '.owner').exists():
+    assert early.poll() is None, processes.outcome([early])
+    time.sleep(0.01)
+  late = launcher.start(command, 1, **google)
+  first, second = processes.outcome([early, late])
+  assert first.status == EXIT_FAILED, first
+  assert 'has been taken over by' in first.errors[-1]
+  assert second.status == 0, second
+  rows = history.read(remote / 'mask_history.jsonl').rows
+  assert [row.step for row in rows] == [0, 100, 150, 200, 250, 300]
+
+
+def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(
+  launcher, inputs, local, google, store, tmp_path
+):
+  remote = bucket.upload(local, store('damaged/run'))
+  (remote / 'summary.json').unlink()
+  newest = remote / 'checkpoints' / str(processes.STEPS)
+  (newest / 'state' / 'manifest.ocdbt').write_bytes(b'damaged')
+  command = launcher.train(remote, *reading(inputs))
+  [end] = processes.outcome([launcher.start(command, 1, **google)])
+  assert end.status == 0, end
+  assert any('cannot be read' in line for line in end.errors)
+  aside = remote / 'unreadable' / newest.name
+  assert (aside / 'state' / 'manifest.ocdbt').read_bytes() == b'damaged'
+  assert (remote / 'unreadable' / f'{newest.name}.txt').read_text()
+  assert_same_end(bucket.fetch(remote, tmp_path / 'run'), local)
+
+
+def test_the_analysis_reads_a_run_in_a_bucket(local, google, store):
+  remote = bucket.upload(local, store('analysis/run'))
+  verb = [sys.executable, '-m', 'jax_sparse_pretrain.analysis', 'average']
+  ours, theirs, below = (
+    subprocess.run(
+      [*verb, str(where), '--json'],
+      cwd=processes.ROOT,
+      env={**os.environ, **google},
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout
+    for where in (local, remote, remote.parent)
+  )
+  assert json.loads(ours) == json.loads(theirs) == json.loads(below)
+
+
+def test_a_sweep_in_a_bucket_is_that_on_disk(launcher, google, store, tmp_path):
+  path = test_sweep.write_sweep(tmp_path, test_sweep.SPARSE)
+  remote, local = store('sweep'), tmp_path / 'local'
+  for where in (local, remote):
+    command = [*test_sweep.SWEEP, *test_sweep.arguments(path, where)]
+    [end] = processes.outcome([launcher.start(command, 1, **google)])
+    assert end.status == 0, end
+    assert any('from s5-8 at step 8' in line for line in end.errors)
+  fetched = bucket.fetch(remote, tmp_path / 'fetched')
+  for name in ('s5-8', 's8-14'):
+    assert_same_run(fetched / 'runs' / name, local / 'runs' / name)
+  assert table_of(fetched) == table_of(local)
+  assert not (fetched / 'trunks').exists()
+
+
+def table_of(sweep):
+  with (sweep / 'runs.csv').open() as lines:
+    return [{**row, 'wall_seconds': ''} for row in csv.DictReader(lines)]
+
+
+@pytest.mark.parametrize(
+  'key, value',
+  [
+    ('--workdir', 'gs://no-such-bucket/run'),
+    ('--workdir', 'nonsense://bucket/run'),
+    ('data.path', 'gs://no-such-bucket/*.txt'),
+    ('data.path', 'gs://bucket/**/*.txt'),
+    ('data.tokenizer_path', 'gs://bucket/none.model'),
+  ],
+)
+def test_what_is_not_there_is_one_line(
+  key, value, launcher, inputs, google, tmp_path
+):
+  argument = key if key.startswith('--') else f'--config.{key}'
+  command = launcher.train(tmp_path / 'run', *reading(inputs))
+  process = launcher.start([*command, f'{argument}={value}'], 1, **google)
+  [end] = processes.outcome([process])
+  assert end.status == EXIT_BAD_INPUT, end
+  [line] = end.errors
+  assert line.startswith(f'error: {key} = ') and value in line
+
+
+def test_what_is_not_installed_is_one_line(tmp_path):
+  code = (
+    'import sys; sys.modules["gcsfs"] = None\n'
+    'from jax_sparse_pretrain import storage, schema\n'
+    'try: storage.as_path("gs://bucket/run")\n'
+    'except schema.ConfigError as error: print(error)'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=processes.ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.stdout.startswith('gs://bucket/run: ') and 'gcsfs' in done.stdout

@@ -54,7 +54,8 @@ def move(request, response, storage, *args, **kwargs):
   bucket = request.params['bucket_name']
   request.params['dest_bucket_name'] = bucket
   objects.copy(request, response, storage, *args, **kwargs)
-  storage.delete_file(bucket, request.params['object_id'])
+  if response.status == HTTPStatus.OK:
+    storage.delete_file(bucket, request.params['object_id'])
 
 
 MOVE = (

@@ -24,9 +24,11 @@ job() {
     *running*) echo running ;;
     *none*) echo none ;;
     *refused*) echo refused ;;
-    # Where one was killed or stopped, others may have failed for want of it.
+    # Where one was killed or stopped, others may have failed for want of it;
+    # where one failed, others have lost it.
     *stopped* | *killed*) echo stopped ;;
     *failed*) echo failed ;;
+    *lost*) echo stopped ;;
     *) echo 'done' ;;
   esac
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# On a worker: prints none, running, done, failed, refused, stopped or killed.
+# On a worker: prints none, running, done, failed, refused, lost (the others),
+# stopped or killed.
 set -euo pipefail
 run=$(cd "$(dirname "$0")/../.." && pwd)/run
 
@@ -15,6 +16,7 @@ else
     0) echo 'done' ;;
     1) echo failed ;;
     2) echo refused ;;
+    69) echo lost ;;
     75) echo stopped ;;
     *) echo killed ;;
   esac

@@ -149,7 +149,9 @@ def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(
   remote = bucket.upload(local, store('damaged/run'))
   (remote / 'summary.json').unlink()
   newest = remote / 'checkpoints' / str(processes.STEPS)
-  (newest / 'state' / 'manifest.ocdbt').write_bytes(b'damaged')
+  # Orbax 0.11 looks in the directory of the process as well.
+  for folder in ('state', 'state/ocdbt.process_0'):
+    (newest / folder / 'manifest.ocdbt').write_bytes(b'damaged')
   command = launcher.train(remote, *reading(inputs))
   [end] = processes.outcome([launcher.start(command, 1, **google)])
   assert end.status == 0, end

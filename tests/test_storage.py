@@ -146,13 +146,15 @@ def test_a_later_start_takes_the_workdir_over(
 def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(
   launcher, inputs, local, google, store, tmp_path
 ):
-  remote = bucket.upload(local, store('damaged/run'))
+  remote = store('damaged/run')
+  command = launcher.train(remote, *reading(inputs))
+  [end] = processes.outcome([launcher.start(command, 1, **google)])
+  assert end.status == 0, end
   (remote / 'summary.json').unlink()
   newest = remote / 'checkpoints' / str(processes.STEPS)
   # Orbax 0.11 looks in the directory of the process as well.
   for folder in ('state', 'state/ocdbt.process_0'):
     (newest / folder / 'manifest.ocdbt').write_bytes(b'damaged')
-  command = launcher.train(remote, *reading(inputs))
   [end] = processes.outcome([launcher.start(command, 1, **google)])
   assert end.status == 0, end
   assert any('cannot be read' in line for line in end.errors)

@@ -464,6 +464,7 @@ def command(*arguments):
 
 @pytest.mark.parametrize('name', REFUSED)
 def test_an_unknown_topology_is_one_line(name, capsys):
+  assert len(jax.devices()) == 8  # JAX has started.
   assert train.main(command(f'--topology={name}')) == 2
   [line] = capsys.readouterr().err.splitlines()
   assert line.startswith('error: --topology') and REFUSED[name] in line
@@ -559,6 +560,15 @@ def test_a_tpu_slice_is_compiled_by_its_own_compiler():
   assert {c.kind for c in result.update.collectives} == {'all-reduce'}
   assert not result.step.loops and not result.update.loops
   assert result.fits
+
+
+@pytest.mark.skipif(not topology.has_libtpu(), reason='needs libtpu')
+def test_a_mesh_that_no_axes_of_a_slice_make_up_is_one_line(capsys):
+  """The slice is 16 x 16 x 24 chips."""
+  changes = ['--config.mesh.data=-1', '--config.mesh.tensor=4']
+  assert train.main(command('--topology=v5p-12288', *changes)) == 2
+  [line] = capsys.readouterr().err.splitlines()
+  assert 'mesh.tensor = 4: Failed to find assignment' in line
 
 
 @functools.cache

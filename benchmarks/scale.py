@@ -5,8 +5,9 @@
 
 compiles the train step of each model for each mesh, ahead of time, and prints
 a table in Markdown; what is not given of a mesh is 1. Everything is of one
-device. A case is compiled in a process of its own, which decides how many fake
-devices it has.
+device, messages as the bytes that it sends. A question mark: the length of some
+loop could not be read, and FLOPs, bytes and messages are too low. A case is
+compiled in a process of its own, which decides how many fake devices it has.
 """
 
 import argparse
@@ -73,7 +74,7 @@ def _cells(ahead: program.Ahead) -> list[str]:
     report.size(ahead.memory.temporaries),
     report.size(ahead.memory.total),
     {True: 'yes', False: 'NO', None: ''}[ahead.fits],
-    f'{ahead.step.flops:.3g}',
+    f'{ahead.step.flops:.3g}' + ('?' if ahead.step.loops else ''),
     report.size(ahead.step.n_bytes),
     *(report.size(sent.pop(kind, 0)) for kind in MEASURED),
     report.size(sum(sent.values())),

@@ -40,20 +40,25 @@ def make_mesh(config: config_lib.Mesh, devices=None) -> Mesh:
   `constrain_to` pins where it matters.
 
   Raises:
-    ConfigError: if the axes do not multiply to the number of devices.
+    ConfigError: if the axes do not multiply to the number of devices, or do
+      not fit the shape of a slice of TPUs.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [getattr(config, axis) for axis in AXES]
   fixed = math.prod(size for size in sizes if size != -1)
   sizes = [len(devices) // fixed if size == -1 else size for size in sizes]
+  given = ' x '.join(f'mesh.{a} = {getattr(config, a)}' for a in AXES)
   if math.prod(sizes) != len(devices):
-    given = ' x '.join(f'mesh.{a} = {getattr(config, a)}' for a in AXES)
     raise config_lib.ConfigError(
       f'{given}: must multiply to the number of devices, {len(devices)}'
     )
-  return jax.make_mesh(
-    sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
-  )
+  try:
+    return jax.make_mesh(
+      sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+    )
+  except NotImplementedError as error:
+    said = str(error).split('. ')[0]
+    raise config_lib.ConfigError(f'{given}: {said}') from error
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -205,7 +205,8 @@ HloModule on_tpu
   %one = s32[]{:T(128)} constant(1)
   %state = (s32[]{:T(128)}, bf16[2,512]{1,0:T(8,128)(2,1)S(1)}) parameter(0)
   %i = s32[]{:T(128)} get-tuple-element(%state), index=0
-  %next = s32[]{:T(128)} add(%i, %one), metadata={op_name="add"}
+  %at = s32[]{:T(128)S(6)} copy(%i)
+  %next = s32[]{:T(128)} add(%at, %one), metadata={op_name="add"}
   %x = bf16[2,512]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%state), index=1
   %sum = bf16[2,512]{1,0} all-reduce(%x), channel_id=1, REPLICA_GROUPS, to_apply=%add
   ROOT %out = (s32[]{:T(128)}, bf16[2,512]{1,0}) tuple(%next, %sum)
@@ -250,6 +251,7 @@ ENTRY %main (x.1: bf16[2,512], y: f32[32,8], which: s32[]) -> f32[32,8] {
 FOUR = (
   "replica_groups=mesh['a'=4,'b'=2] {'a'}",
   "replica_groups=mesh['a'=2,'b'=8] {'a','b':(4)2}",
+  "replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}",
   'replica_groups={{0,1,2,3},{4,5,6,7}}',
   'replica_groups=[2,4]<=[8]',
   'replica_groups=[2,4]<=[4,2]T(1,0)',
@@ -276,6 +278,64 @@ def test_messages_of_a_program_as_tpus_have_it(groups):
     Collective('all-gather', 1, 4096, 3072),
     Collective('reduce-scatter', 1, 4096, 3072),
   )
+
+
+def test_groups_of_an_unknown_form_are_not_guessed():
+  assert collectives.group_size('channel_id=1, replica_groups={}', 8) == 8
+  with pytest.raises(ValueError, match='cannot read the groups'):
+    collectives.group_size('replica_groups=new{0}', 8)
+
+
+# As libtpu writes them: a message that passes behind a product.
+ON_ITS_WAY = """
+HloModule on_its_way
+%begin (part: bf16[8,16]) -> (bf16[8,16], bf16[32,16], u32[]) {
+  %part = bf16[8,16]{1,0} parameter(0)
+  %gather = bf16[32,16]{1,0} all-gather(%part), channel_id=1, GROUPS, dimensions={0}, frontend_attributes={chain_id="7"}
+  ROOT %start = (bf16[8,16]{1,0}, bf16[32,16]{1,0}, u32[]{:S(2)}) custom-call(%gather), custom_call_target="AsyncCollectiveStart"
+}
+
+%behind (part.1: bf16[8,16], whole.1: bf16[32,16], flag.1: u32[], x.1: f32[4,4]) -> (f32[4,4], bf16[8,16], bf16[32,16], bf16[32,16], u32[]) {
+  %part.1 = bf16[8,16]{1,0} parameter(0)
+  %whole.1 = bf16[32,16]{1,0} parameter(1)
+  %flag.1 = u32[]{:S(2)} parameter(2)
+  %x.1 = f32[4,4]{1,0} parameter(3)
+  %twice = f32[4,4]{1,0} add(%x.1, %x.1)
+  %gather.1 = bf16[32,16]{1,0} all-gather(%part.1), channel_id=1, GROUPS, dimensions={0}, frontend_attributes={chain_id="7"}
+  ROOT %all = (f32[4,4]{1,0}, bf16[8,16]{1,0}, bf16[32,16]{1,0}, bf16[32,16]{1,0}, u32[]{:S(2)}) tuple(%twice, %part.1, %whole.1, %gather.1, %flag.1)
+}
+
+%end (part.2: bf16[8,16], whole.2: bf16[32,16], flag.2: u32[]) -> bf16[32,16] {
+  %part.2 = bf16[8,16]{1,0} parameter(0)
+  %whole.2 = bf16[32,16]{1,0} parameter(1)
+  %flag.2 = u32[]{:S(2)} parameter(2)
+  %gather.2 = bf16[32,16]{1,0} all-gather(%part.2), channel_id=1, GROUPS, dimensions={0}, frontend_attributes={chain_id="7"}
+  ROOT %done = bf16[32,16]{1,0} custom-call(%part.2, %whole.2, %gather.2, %flag.2), custom_call_target="AsyncCollectiveDone"
+}
+
+ENTRY %main (p: bf16[8,16], x: f32[4,4]) -> bf16[32,16] {
+  %p = bf16[8,16]{1,0} parameter(0)
+  %x = f32[4,4]{1,0} parameter(1)
+  %begun = (bf16[8,16]{1,0}, bf16[32,16]{1,0}, u32[]{:S(2)}) fusion(%p), kind=kCustom, calls=%begin
+  %a = bf16[8,16]{1,0} get-tuple-element(%begun), index=0
+  %b = bf16[32,16]{1,0} get-tuple-element(%begun), index=1
+  %c = u32[]{:S(2)} get-tuple-element(%begun), index=2
+  %passed = (f32[4,4]{1,0}, bf16[8,16]{1,0}, bf16[32,16]{1,0}, bf16[32,16]{1,0}, u32[]{:S(2)}) fusion(%a, %b, %c, %x), kind=kOutput, calls=%behind
+  %d = bf16[32,16]{1,0} get-tuple-element(%passed), index=3
+  ROOT %awaited = bf16[32,16]{1,0} fusion(%a, %d, %c), kind=kCustom, calls=%end
+}
+""".replace('GROUPS', 'replica_groups={{0,1,2,3},{4,5,6,7}}')  # noqa: E501
+
+
+def test_a_message_on_its_way_is_counted_once():
+  parsed = hlo.parse(ON_ITS_WAY)
+  found = list(execution.walk(parsed))
+  [gathered] = collectives.collectives(found, 8)
+  assert gathered == ('all-gather', 1, 1024, 768)
+  moved = {e.instruction.name: traffic.traffic(parsed, e) for e in found}
+  # Read and write 4 x 4 float32; what passes by is not touched.
+  assert moved['passed'] == 2 * 64
+  assert sum(moved.values()) < 4 * 1024
 
 
 @pytest.mark.parametrize(
@@ -404,6 +464,7 @@ def command(*arguments):
 
 @pytest.mark.parametrize('name', REFUSED)
 def test_an_unknown_topology_is_one_line(name, capsys):
+  assert len(jax.devices()) == 8  # JAX has started.
   assert train.main(command(f'--topology={name}')) == 2
   [line] = capsys.readouterr().err.splitlines()
   assert line.startswith('error: --topology') and REFUSED[name] in line
@@ -499,6 +560,70 @@ def test_a_tpu_slice_is_compiled_by_its_own_compiler():
   assert {c.kind for c in result.update.collectives} == {'all-reduce'}
   assert not result.step.loops and not result.update.loops
   assert result.fits
+
+
+@pytest.mark.skipif(not topology.has_libtpu(), reason='needs libtpu')
+def test_a_mesh_that_no_axes_of_a_slice_make_up_is_one_line(capsys):
+  """The slice is 16 x 16 x 24 chips."""
+  changes = ['--config.mesh.data=-1', '--config.mesh.tensor=4']
+  assert train.main(command('--topology=v5p-12288', *changes)) == 2
+  [line] = capsys.readouterr().err.splitlines()
+  assert 'mesh.tensor = 4: Failed to find assignment' in line
+
+
+@functools.cache
+def split_over(**mesh):
+  """A step on 16 chips in two micro-batches."""
+  model = {'d_model': 256, 'compute_dtype': 'bfloat16', 'remat': True}
+  changes = {'batch_size': 64, 'accumulation_steps': 2, 'pruning': DENSE}
+  config = tiny.tiny_config(mesh={'tensor': 1, **mesh}, model=model, **changes)
+  result = program.compile_ahead(config, topology.parse('v5e-16'))
+  return config, {c.kind: c for c in result.step.collectives}
+
+
+def scattered(**mesh):
+  """What the compiler makes of a reduce-scatter over fsdp, asked for."""
+  devices = topology.devices(topology.parse('v5e-16'))
+  where = jax.make_mesh(
+    tuple(mesh.values()),
+    tuple(mesh),
+    axis_types=(jax.sharding.AxisType.Auto,) * len(mesh),
+    devices=devices,
+  )
+  split = PartitionSpec(tuple(mesh))
+  scatter = jax.shard_map(
+    lambda x: jax.lax.psum_scatter(x, 'fsdp', tiled=True),
+    mesh=where,
+    in_specs=split,
+    out_specs=split,
+  )
+  rows = jax.ShapeDtypeStruct(
+    (16 * 1024, 1024), jnp.float32, sharding=NamedSharding(where, split)
+  )
+  parsed = hlo.parse(jax.jit(scatter).lower(rows).compile().as_text())
+  return collectives.collectives(execution.walk(parsed), 16)
+
+
+MESHES = ({'data': 4, 'fsdp': 4}, {'data': 1, 'fsdp': 16})
+
+
+@pytest.mark.skipif(not topology.has_libtpu(), reason='needs libtpu')
+@pytest.mark.parametrize('mesh', MESHES)
+def test_gradients_are_scattered_where_the_compiler_scatters(mesh):
+  """Not over a whole slice: there it sums all, even if asked not to."""
+  [asked] = scattered(**mesh)
+  _, found = split_over(**mesh)
+  assert ('reduce-scatter' in found) == (asked.kind == 'reduce-scatter')
+
+
+@pytest.mark.skipif(not topology.has_libtpu(), reason='needs libtpu')
+@pytest.mark.parametrize('mesh', MESHES)
+def test_a_kernel_is_gathered_for_each_pass(mesh):
+  config, found = split_over(**mesh)
+  of_all = 2 * counts.total_parameters(config.model)  # in bfloat16
+  # Forward, forward again, backward.
+  times = found['all-gather'].n_bytes / config.accumulation_steps / of_all
+  assert 1 < times < 3.1
 
 
 def test_what_is_no_program_is_refused():

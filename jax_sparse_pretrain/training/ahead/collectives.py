@@ -6,7 +6,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from jax_sparse_pretrain.training.ahead.execution import Executed
-from jax_sparse_pretrain.training.ahead.hlo import n_bytes
+from jax_sparse_pretrain.training.ahead.hlo import (
+  Computation,
+  Instruction,
+  n_bytes,
+)
 
 KINDS = (
   'all-reduce',
@@ -17,6 +21,8 @@ KINDS = (
   'collective-permute',
   'collective-broadcast',
 )
+# The custom call of libtpu that begins a message.
+ASYNC_START = 'AsyncCollectiveStart'
 
 
 class Collective(NamedTuple):
@@ -56,7 +62,7 @@ def _collective(executed: Executed, n_devices: int) -> Collective | None:
   """The messages of an instruction, if it is one; those begun, not awaited."""
   instruction = executed.instruction
   kind = instruction.opcode.removesuffix('-start')
-  if kind not in KINDS:
+  if kind not in KINDS or is_under_way(executed.computation, instruction):
     return None
   kind = _fused_kind(kind, executed)
   size = sum(
@@ -69,6 +75,17 @@ def _collective(executed: Executed, n_devices: int) -> Collective | None:
   sent = math.ceil(size * _ring(kind, group))
   n = executed.times
   return Collective(kind, n, n * size, n * sent)
+
+
+def is_under_way(around: Computation, instruction: Instruction) -> bool:
+  """Whether it repeats a message that an instruction elsewhere has begun.
+
+  On TPU, a message that passes behind products stands in a chain of fusions:
+  that which begins it, each that it passes behind, and that which awaits it.
+  """
+  if 'chain_id=' not in instruction.attributes:
+    return False
+  return ASYNC_START not in around.root.attributes
 
 
 def _fused_kind(kind: str, executed: Executed) -> str:
@@ -87,14 +104,17 @@ def _ring(kind: str, group: int) -> float:
 def group_size(attributes: str, n_devices: int) -> int:
   """Devices that take part in one message.
 
-  Reads the forms `{{0,1},{2,3}}`, `[2,4]<=[8]`, `mesh['a'=2,'b'=4] {'a'}`, and
-  `{}`, which is all.
+  Reads the forms `{{0,1},{2,3}}`, `[2,4]<=[8]`, `mesh['a'=2,'b'=4] {'a'}`, the
+  order of whose devices may stand before the axes, and `{}`, which is all.
+
+  Raises:
+    ValueError: for any other form.
   """
   groups = re.search(r'replica_groups=(.*)', attributes)
   if not groups:
     return n_devices
   text = groups[1]
-  if named := re.match(r'mesh\[(.*?)\] ?\{(.*?)\}', text):
+  if named := re.match(r'mesh\[(.*?)\][^{]*\{(.*?)\}', text):
     sizes = dict(re.findall(r"'([^']+)'=(\d+)", named[1]))
     return math.prod(
       int(part or sizes[name])
@@ -104,4 +124,6 @@ def group_size(attributes: str, n_devices: int) -> int:
     return int(listed[1])
   if listed := re.match(r'\{\{([\d,]+)\}', text):
     return len(listed[1].split(','))
-  return n_devices
+  if text.startswith('{}'):
+    return n_devices
+  raise ValueError(f'cannot read the groups of a message: {text[:80]}')

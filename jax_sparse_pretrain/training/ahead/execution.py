@@ -116,10 +116,10 @@ def _counted(around, loop, condition, body) -> int | None:
 
 
 def _grows_by_one(body: Computation, index: int) -> bool:
-  add = body.instructions[body.root.operands[index]]
-  if add.opcode != 'add':
+  add = _source(body, body.root.operands[index])
+  if add is None or add.opcode != 'add':
     return False
-  of = [_index(body.instructions[name]) for name in add.operands]
+  of = [_index(_source(body, name)) for name in add.operands]
   return index in of and 1 in [_constant(body, name) for name in add.operands]
 
 
@@ -131,11 +131,17 @@ def _index(element: Instruction | None) -> int | None:
 
 
 def _constant(computation: Computation, name: str) -> int | None:
-  """The integer that an instruction is, through copies."""
-  instruction = computation.instructions.get(name)
-  while instruction and instruction.opcode in ('copy', 'bitcast'):
-    instruction = computation.instructions.get(instruction.operands[0])
+  """The integer that an instruction is."""
+  instruction = _source(computation, name)
   if instruction is None or instruction.opcode != 'constant':
     return None
   [literal] = instruction.operands
   return int(literal) if re.fullmatch(r'-?\d+', literal) else None
+
+
+def _source(computation: Computation, name: str) -> Instruction | None:
+  """What an instruction is a copy of."""
+  instruction = computation.instructions.get(name)
+  while instruction and instruction.opcode in ('copy', 'bitcast'):
+    instruction = computation.instructions.get(instruction.operands[0])
+  return instruction

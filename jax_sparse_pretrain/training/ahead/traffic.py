@@ -4,6 +4,10 @@ XLA's own analysis counts a loop's body once; here it counts as often as it
 runs. Of an array that is only sliced or updated in place, the slice counts.
 """
 
+from jax_sparse_pretrain.training.ahead.collectives import (
+  ASYNC_START,
+  is_under_way,
+)
 from jax_sparse_pretrain.training.ahead.execution import Executed
 from jax_sparse_pretrain.training.ahead.hlo import (
   Computation,
@@ -92,6 +96,9 @@ def _part(program, fused, user: Instruction, array: Instruction) -> int:
     return n_bytes(user.shape)
   if user.opcode == 'dynamic-update-slice' and first:
     return 0
+  # Of a message under way, handed on from fusion to fusion.
+  if user.opcode == 'tuple' or is_under_way(fused, user):
+    return 0
   return n_bytes(array.shape)
 
 
@@ -100,6 +107,11 @@ def _written(fused: Computation, result: Instruction) -> int:
     return sum(
       _written(fused, fused.instructions[name]) for name in result.operands
     )
+  # What a message brings is written where it is awaited.
+  if is_under_way(fused, result) or ASYNC_START in result.attributes:
+    return 0
+  if result.opcode == 'parameter':
+    return 0
   if result.opcode == 'bitcast':
     return _written(fused, fused.instructions[result.operands[0]])
   if result.opcode == 'dynamic-update-slice':

@@ -206,7 +206,13 @@ def _train_joined(
 ) -> int:
   """What every process of the run does."""
   from jax_sparse_pretrain import storage
-  from jax_sparse_pretrain.training import agree, loop, setup, workdir
+  from jax_sparse_pretrain.training import (
+    agree,
+    loop,
+    ownership,
+    setup,
+    workdir,
+  )
   from jax_sparse_pretrain.training.checkpoint import CheckpointError
   from jax_sparse_pretrain.training.meter import NonFiniteError
   from jax_sparse_pretrain.training.signals import Stopped
@@ -217,7 +223,8 @@ def _train_joined(
   experiment = agree.together(lambda: setup.set_up(config))
   agree.check_alike(experiment.resolved)
   with contextlib.ExitStack() as stack:
-    claim = agree.on_primary(lambda: stack.enter_context(workdir.locked(files)))
+    lock = ownership.locked(files)
+    claim = agree.on_primary(lambda: stack.enter_context(lock))
     previous = agree.on_primary(
       lambda: workdir.check_same_run(files, experiment.resolved, args.fork)
     )
@@ -234,7 +241,7 @@ def _train_joined(
       if agree.is_primary():
         print(stopped, file=sys.stderr)
       return EXIT_STOPPED
-    except (NonFiniteError, CheckpointError, workdir.TakenOver) as error:
+    except (NonFiniteError, CheckpointError, ownership.TakenOver) as error:
       print(f'error: {error}', file=sys.stderr)
       return EXIT_FAILED
     agree.on_primary(lambda: _show_outcome(summary, files))

@@ -131,7 +131,7 @@ def test_a_later_start_takes_the_workdir_over(
   arguments = reading(inputs)
   command = launcher.train(remote, *arguments, *processes.LONG)
   early = launcher.start(command, 1, **google)
-  while not (remote / '.owner').exists():
+  while not (remote / '.lock').exists():
     assert early.poll() is None, processes.outcome([early])
     time.sleep(0.01)
   late = launcher.start(command, 1, **google)

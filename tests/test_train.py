@@ -17,7 +17,7 @@ import tiny
 from jax_sparse_pretrain import data as data_lib
 from jax_sparse_pretrain import history, train
 from jax_sparse_pretrain.model.decoder import Decoder
-from jax_sparse_pretrain.training import loop, setup, workdir
+from jax_sparse_pretrain.training import loop, ownership, setup, workdir
 from jax_sparse_pretrain.training.signals import Stopped, StopRequest
 
 SMOKE = pathlib.Path(__file__).parents[1] / 'configs' / 'smoke.py'
@@ -492,7 +492,7 @@ def test_a_fork_cannot_move_mask_updates_into_the_past(
 
 def test_only_one_process_trains_in_a_workdir(finished, capsys):
   files = workdir.open_workdir(finished)
-  with workdir.locked(files):
+  with ownership.locked(files):
     assert train.main(command(finished)) == 2
   [line] = capsys.readouterr().err.splitlines()
   assert 'another process is training in it' in line

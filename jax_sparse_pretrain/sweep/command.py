@@ -12,7 +12,7 @@ from jax_sparse_pretrain.sweep.directory import Directory
 from jax_sparse_pretrain.sweep.runner import Runner
 from jax_sparse_pretrain.sweep.sweep_file import Run, read_sweep
 from jax_sparse_pretrain.train import EXIT_FAILED, EXIT_STOPPED
-from jax_sparse_pretrain.training import workdir
+from jax_sparse_pretrain.training import ownership, workdir
 from jax_sparse_pretrain.training.signals import Stopped, StopRequest
 
 
@@ -47,7 +47,7 @@ def run(
   if args.plan:
     return 0
   name = f'.lock-{args.index or 0}-of-{args.count or 1}'
-  with workdir.locked(workdir.Workdir(directory.root), name):
+  with ownership.locked(workdir.Workdir(directory.root), name):
     return _train(runner, runs, directory, stop)
 
 

@@ -17,7 +17,7 @@ from jax_sparse_pretrain.sweep import forest, report, table, trunks
 from jax_sparse_pretrain.sweep.directory import Directory
 from jax_sparse_pretrain.sweep.forest import Fork
 from jax_sparse_pretrain.sweep.sweep_file import Run
-from jax_sparse_pretrain.training import loop, meter, setup
+from jax_sparse_pretrain.training import loop, meter, ownership, setup
 from jax_sparse_pretrain.training import workdir as workdir_lib
 from jax_sparse_pretrain.training.branches import Branches, is_whole
 from jax_sparse_pretrain.training.checkpoint import CheckpointError
@@ -31,7 +31,7 @@ _EXPECTED = (
   ConfigError,
   NonFiniteError,
   CheckpointError,
-  workdir_lib.TakenOver,
+  ownership.TakenOver,
 )
 
 
@@ -147,7 +147,7 @@ class Runner:
     with contextlib.closing(experiment.batches):
       self._begin(i, experiment, progress)
       files = workdir_lib.open_workdir(self._directory.run(run.name).root)
-      with workdir_lib.locked(files) as claim:
+      with ownership.locked(files) as claim:
         previous = workdir_lib.check_same_run(
           files, experiment.resolved, fork=False
         )
@@ -169,7 +169,7 @@ class Runner:
     files = workdir_lib.open_workdir(
       self._directory.run(self._runs[i].name).root
     )
-    with workdir_lib.locked(files):
+    with ownership.locked(files):
       pass  # What another process is at must not be replaced.
     while fork := self.forks()[i]:
       parent = self._runs[fork.parent]

@@ -9,15 +9,16 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
 from jax_sparse_pretrain import data as data_lib
-from jax_sparse_pretrain import history, snapshots
+from jax_sparse_pretrain import history
 from jax_sparse_pretrain.sharding import path_name
 from jax_sparse_pretrain.training import agree, resume
-from jax_sparse_pretrain.training import sinks as sinks_lib
 from jax_sparse_pretrain.training import workdir as workdir_lib
 from jax_sparse_pretrain.training.branches import Branches
 from jax_sparse_pretrain.training.checkpoint import Checkpoints
 from jax_sparse_pretrain.training.cluster import AgreedStop
 from jax_sparse_pretrain.training.meter import Meter, NonFiniteError
+from jax_sparse_pretrain.training.output import Output, open_output
+from jax_sparse_pretrain.training.ownership import Claim
 from jax_sparse_pretrain.training.progress import Part, Progress, Silent
 from jax_sparse_pretrain.training.setup import Experiment
 from jax_sparse_pretrain.training.signals import Stopped, StopRequest
@@ -50,7 +51,7 @@ def train(
   *,
   progress: Progress | Part | Silent | None = None,
   branches: Branches | None = None,
-  claim: workdir_lib.Claim | None = None,
+  claim: Claim | None = None,
 ) -> Summary:
   """Trains to the end, from the newest checkpoint of `workdir` if it has one.
 
@@ -87,35 +88,13 @@ def train(
       )
     )
     start = resume.start_or_resume(experiment, checkpoints)
-    sinks: list[sinks_lib.Sink] = []
-
-    def open_files() -> Sequence[history.Row]:
-      opened = sinks_lib.open_sinks(
-        workdir.root,
-        experiment.config.logging,
-        experiment.resolved,
-        start.step,
-      )
-      for sink in opened:
-        sinks.append(stack.enter_context(contextlib.closing(sink)))
-      resume.rewind_files(experiment, workdir, previous, start.step)
-      return history.read(workdir.history).rows
-
-    rows = agree.on_primary(open_files)
+    output, rows = stack.enter_context(
+      open_output(experiment, workdir, previous, start.step, claim or Claim())
+    )
     if progress is None:
       progress = stack.enter_context(_progress(experiment, start.step))
     branches = branches or Branches(workdir.root)
-    run = _Run(
-      experiment,
-      workdir,
-      checkpoints,
-      sinks,
-      progress,
-      start,
-      rows,
-      branches,
-      claim or workdir_lib.Claim(),
-    )
+    run = _Run(experiment, output, checkpoints, progress, start, rows, branches)
     return run.to_the_end(stop)
 
 
@@ -131,28 +110,25 @@ class _Run:
   def __init__(
     self,
     experiment: Experiment,
-    workdir: workdir_lib.Workdir,
+    output: Output,
     checkpoints: Checkpoints,
-    sinks: list[sinks_lib.Sink],
     progress: Progress | Part | Silent,
     start: resume.Start,
     rows: Sequence[history.Row],
     branches: Branches,
-    claim: workdir_lib.Claim,
   ):
     self._experiment, self._config = experiment, experiment.config
-    self._workdir = workdir
+    self._output = output
     self._checkpoints = checkpoints
-    self._sinks = sinks
     self._progress = progress
-    self._branches, self._claim = branches, claim
+    self._branches = branches
     self._start, self._steps = start.step, experiment.plan.steps
     self._state = start.state
     self._eval_loss: float | None = start.carried.get('eval_loss')
     self._meter = Meter(
       experiment,
       rows,
-      self._write_row,
+      output.write_row,
       self._write_metrics,
       start.carried,
       n_losses=branches.n_losses,
@@ -205,32 +181,20 @@ class _Run:
         name: multihost_utils.process_allgather(mask, tiled=True)
         for name, mask in self._experiment.kept(self._state).items()
       }
-      if agree.is_primary():
-        snapshots.write(self._workdir.snapshot(step), masks)
-
-  def _write_row(self, row: history.Row) -> None:
-    if agree.is_primary():
-      history.append(self._workdir.history, row)
+      self._output.write_snapshot(step, masks)
 
   def _write_metrics(self, step: int, scalars) -> None:
-    for sink in self._sinks:
-      sink.write(step, scalars)
+    self._output.write_scalars(step, scalars)
     if 'train_loss' in scalars:
       self._progress.show(step, scalars)
 
   def _settle(self) -> None:
     """To be called before anything that counts on the steps so far.
 
-    They must have gone well, their files be written, and the run still ours.
+    They must have gone well, and all that is known of them be written.
     """
     self._meter.flush()
-
-    def check() -> None:
-      self._claim.check()
-      for sink in self._sinks:
-        sink.flush()
-
-    agree.on_primary(check)
+    self._output.settle()
 
   def _evaluate(self, step: int) -> None:
     self._settle()
@@ -256,7 +220,7 @@ class _Run:
       carried = self._carried()
       self._branches.leave(
         step,
-        self._workdir,
+        self._output.workdir,
         lambda checkpoints: self._save_to(checkpoints, step, carried),
         n_losses=len(carried['recent_losses']),
       )
@@ -284,8 +248,7 @@ class _Run:
       'unigram_loss': self._experiment.unigram_loss,
       'completed': completed,
     }
-    if agree.is_primary():
-      workdir_lib.write_json(self._workdir.summary, summary)
+    self._output.write_summary(summary)
     return summary
 
 

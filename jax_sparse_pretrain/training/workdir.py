@@ -1,15 +1,10 @@
 """The files of a run, and who may write to them."""
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
-import socket
-import uuid
 import warnings
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jax_sparse_pretrain import config as config_lib
@@ -112,69 +107,6 @@ def open_root(path: str | os.PathLike, *below: str) -> pathlib.Path:
       f'--workdir = {path}: must be a directory that can be written ({reason})'
     ) from None
   return root
-
-
-class TakenOver(RuntimeError):
-  """Another start of the run has the workdir now."""
-
-
-class Claim(NamedTuple):
-  """Says whose a workdir in an object store is: the latest start's.
-
-  There are no locks there. And where a machine is lost, nobody would open one:
-  the start that replaces it must not wait, and what is left of it must not
-  write any more.
-
-  Attributes:
-    path: holds the mark of the latest start; None for a locked directory.
-    mark: of this start.
-  """
-
-  path: pathlib.Path | None = None
-  mark: str = ''
-
-  def check(self) -> None:
-    """To be called before what is written counts.
-
-    Raises:
-      TakenOver: if there has been a later start.
-    """
-    if self.path and (found := self.path.read_text()) != self.mark:
-      raise TakenOver(
-        f'--workdir = {self.path.parent}: has been taken over by {found}'
-      )
-
-
-def claimed(workdir: Workdir) -> Claim:
-  """Makes a workdir in an object store that of this start."""
-  path = workdir.root / '.owner'
-  mark = f'{socket.gethostname()}, process {os.getpid()} ({uuid.uuid4().hex})'
-  path.write_text(mark)
-  return Claim(path, mark)
-
-
-@contextlib.contextmanager
-def locked(workdir: Workdir, name: str = '.lock') -> Iterator[Claim]:
-  """Keeps a second process out for as long as this one lives.
-
-  Args:
-    workdir: of the run.
-    name: of the file; processes of one name keep each other out.
-
-  Raises:
-    ConfigError: if another process is at work in it.
-  """
-  if storage.is_remote(workdir.root):
-    yield claimed(workdir)
-    return
-  with open(workdir.root / name, 'w') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise ConfigError(
-        f'--workdir = {workdir.root}: another process is training in it'
-      ) from None
-    yield Claim()
 
 
 def check_same_run(

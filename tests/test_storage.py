@@ -45,9 +45,14 @@ def inputs(launcher, tmp_path_factory):
   return folder
 
 
+SNAPSHOT = 150
+
+
 def reading(where):
-  """Arguments for inputs that lie there."""
+  """Arguments of a run, of inputs that lie there."""
   return [
+    *processes.LONG,
+    f'--config.pruning.snapshots=({SNAPSHOT},)',
     f'--config.data.path={where}/documents/*.py',
     '--config.data.tokenizer=sentencepiece',
     f'--config.data.tokenizer_path={where}/tokenizer.model',
@@ -90,7 +95,7 @@ def test_a_run_in_a_bucket_is_that_on_disk_even_if_stopped(
   assert not list(home.rglob('*'))
   fetched = bucket.fetch(remote, tmp_path / 'run')
   assert_same_end(fetched, local)
-  snapshot = f'mask_snapshots/{processes.SNAPSHOT}.npz'
+  snapshot = f'mask_snapshots/{SNAPSHOT}.npz'
   assert (fetched / snapshot).read_bytes() == (local / snapshot).read_bytes()
   assert (fetched / 'training.png').read_bytes()[:4] == b'\x89PNG'
   assert len(list(fetched.glob('events.out.tfevents*'))) == 2
@@ -115,7 +120,7 @@ def test_two_processes_train_in_a_bucket(
 ):
   remote = store('two/run')
   command = launcher.train(remote, *reading(inputs))
-  ends = processes.outcome(launcher.start_two(command, **google))
+  ends = processes.outcome(launcher.start_two(command, 1, **google))
   assert [end.status for end in ends] == [0, 0], ends
   fetched = bucket.fetch(remote, tmp_path / 'run')
   assert (fetched / 'mask_history.jsonl').read_bytes() == (
@@ -128,8 +133,7 @@ def test_a_later_start_takes_the_workdir_over(
   launcher, inputs, local, google, store, tmp_path
 ):
   remote = store('taken/run')
-  arguments = reading(inputs)
-  command = launcher.train(remote, *arguments, *processes.LONG)
+  command = launcher.train(remote, *reading(inputs))
   early = launcher.start(command, 1, **google)
   while not (remote / '.lock').exists():
     assert early.poll() is None, processes.outcome([early])
@@ -151,7 +155,7 @@ def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(
   [end] = processes.outcome([launcher.start(command, 1, **google)])
   assert end.status == 0, end
   (remote / 'summary.json').unlink()
-  newest = remote / 'checkpoints' / str(processes.STEPS)
+  newest = remote / 'checkpoints' / str(processes.LONG_STEPS)
   # Orbax 0.11 looks in the directory of the process as well.
   for folder in ('state', 'state/ocdbt.process_0'):
     (newest / folder / 'manifest.ocdbt').write_bytes(b'damaged')

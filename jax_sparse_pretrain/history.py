@@ -66,21 +66,26 @@ class History:
     return total / steps
 
 
-def create(path: os.PathLike | str, header: Header) -> None:
-  """Starts a history file; an existing one is replaced."""
-  storage.replace(path, _line(header))
+def write(
+  path: os.PathLike | str, header: Header, rows: Sequence[Row] = ()
+) -> None:
+  """Writes a whole history file; an existing one is replaced in one step."""
+  storage.replace(path, ''.join(map(_line, (header, *rows))))
 
 
 def append(path: os.PathLike | str, row: Row) -> None:
   """Adds a row and makes it durable before returning."""
-  storage.append(path, _line(row), durable=True)
+  with open(path, 'a') as file:
+    file.write(_line(row))
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def truncate(path: os.PathLike | str, step: int) -> None:
   """Drops the rows that a run of `step` finished steps has not reached."""
   history = read(path)
   kept = [row for row in history.rows if row.step < step]
-  storage.replace(path, _line(history.header) + ''.join(map(_line, kept)))
+  write(path, history.header, kept)
 
 
 def read(path: os.PathLike | str) -> History:

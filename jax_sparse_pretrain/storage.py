@@ -7,32 +7,43 @@ Standard library only, as long as no such path is given.
 
 import os
 import pathlib
+import re
 import shutil
 
 from jax_sparse_pretrain.schema import ConfigError, one_line
 
 
 def is_remote(path: os.PathLike | str) -> bool:
-  return '://' in os.fspath(path)
+  return os.fspath(path).startswith('gs://')
 
 
 def as_path(name: os.PathLike | str) -> pathlib.Path:
   """A path of pathlib, or of etils, which has the same methods.
 
   Raises:
-    ConfigError: if what reads the object store is not installed.
+    ConfigError: for another kind of address, and if what reads the object
+      store is not installed.
   """
-  if not is_remote(name):
-    return pathlib.Path(name).expanduser()
+  if is_remote(name):
+    return _remote(os.fspath(name))
+  if re.match(r'[A-Za-z][A-Za-z0-9+.-]*:/', os.fspath(name)):
+    raise ConfigError(
+      f'{name}: must be a path of this machine or gs://BUCKET/...'
+    )
+  return pathlib.Path(name).expanduser()
+
+
+def _remote(name: str) -> pathlib.Path:
   import fsspec
   from etils import epath
 
-  protocol = os.fspath(name).split('://')[0]
+  if not re.match('gs://[^/]', name):
+    raise ConfigError(f'{name}: must name a bucket, gs://BUCKET/...')
   # Other processes write there as well; by default it remembers listings.
-  fsspec.config.conf.setdefault(protocol, {})['use_listings_cache'] = False
+  fsspec.config.conf.setdefault('gs', {})['use_listings_cache'] = False
   try:
-    fsspec.get_filesystem_class(protocol)
-  except (ImportError, ValueError) as error:
+    fsspec.get_filesystem_class('gs')
+  except ImportError as error:
     raise ConfigError(f'{name}: {one_line(error)}') from None
   return epath.Path(name)
 
@@ -49,14 +60,8 @@ def replace(path: os.PathLike | str, content: str | bytes) -> None:
   temporary.replace(path)
 
 
-def append(path: os.PathLike | str, text: str, durable: bool = False) -> None:
-  """Adds to a file; an object is written anew.
-
-  Args:
-    path: created if missing.
-    text: to add.
-    durable: whether it has to outlast the machine; an object does.
-  """
+def append(path: os.PathLike | str, text: str) -> None:
+  """Adds to a file, created if missing; an object is written anew."""
   path = as_path(path)
   if is_remote(path):
     before = path.read_text() if path.exists() else ''
@@ -64,9 +69,6 @@ def append(path: os.PathLike | str, text: str, durable: bool = False) -> None:
     return
   with path.open('a') as file:
     file.write(text)
-    if durable:
-      file.flush()
-      os.fsync(file.fileno())
 
 
 def resolved(path: pathlib.Path) -> pathlib.Path:
@@ -86,11 +88,15 @@ def copy_tree(source: pathlib.Path, target: pathlib.Path) -> None:
   if not is_remote(source):
     shutil.copytree(source, target)
     return
-  for path in sorted(source.iterdir(), key=lambda path: path.is_file()):
+  for path in sorted(source.iterdir(), key=_directories_first):
     if path.is_file():
       copy(path, target / path.name)
     else:
       copy_tree(path, target / path.name)
+
+
+def _directories_first(path: pathlib.Path) -> tuple[bool, str]:
+  return path.is_file(), path.name
 
 
 def remove_tree(path: pathlib.Path) -> None:

@@ -2,7 +2,8 @@
 
 Run it again with the same arguments to continue a run that was stopped.
 Exit status: 0 done, 1 failed, 2 bad input, 69 other processes of the run are
-missing, 75 stopped on request after saving its state.
+missing, 70 this one of several failed, 75 stopped on request after saving its
+state.
 """
 
 import argparse
@@ -19,8 +20,7 @@ from ml_collections import config_flags
 
 from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain import schema
-
-EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED = 1, 2, 75
+from jax_sparse_pretrain.training import exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _train(config, args)
   except config_lib.ConfigError as error:
     print(f'error: {error}', file=sys.stderr)
-    return EXIT_BAD_INPUT
+    return exit_status.BAD_INPUT
 
 
 class Parser(argparse.ArgumentParser):
@@ -186,7 +186,7 @@ def _compile_only(config: config_lib.Config, name: str | None) -> int:
 
   ahead = program.compile_ahead(config, topology.parse(name))
   print(report.ahead_table(ahead))
-  return EXIT_FAILED if ahead.fits is False else 0
+  return exit_status.FAILED if ahead.fits is False else 0
 
 
 def _train(config: config_lib.Config, args: argparse.Namespace) -> int:
@@ -197,54 +197,58 @@ def _train(config: config_lib.Config, args: argparse.Namespace) -> int:
     from jax_sparse_pretrain.training import cluster
 
     options = {name: getattr(args, name) for name in cluster.Options._fields}
-    with cluster.joined(cluster.Options(**options), stop) as stop:
-      return _train_joined(config, args, stop)
+    return cluster.run_joined(
+      cluster.Options(**options),
+      stop,
+      lambda stop: _train_joined(config, args, stop),
+    )
 
 
 def _train_joined(
   config: config_lib.Config, args: argparse.Namespace, stop
 ) -> int:
   """What every process of the run does."""
-  from jax_sparse_pretrain import storage
-  from jax_sparse_pretrain.training import (
-    agree,
-    loop,
-    ownership,
-    setup,
-    workdir,
-  )
-  from jax_sparse_pretrain.training.checkpoint import CheckpointError
-  from jax_sparse_pretrain.training.meter import NonFiniteError
-  from jax_sparse_pretrain.training.signals import Stopped
+  from jax_sparse_pretrain.training import agree, ownership, setup, workdir
 
   agree.on_primary(lambda: workdir.open_workdir(args.workdir))
-  files = workdir.Workdir(storage.as_path(args.workdir))
-  agree.check_shared(files.root)
+  root = agree.together(lambda: workdir.root_of(args.workdir))
+  agree.check_shared(root)
   experiment = agree.together(lambda: setup.set_up(config))
-  agree.check_alike(experiment.resolved)
+  agree.check_alike({**experiment.resolved, '--fork': args.fork})
+  files = workdir.Workdir(root)
   with contextlib.ExitStack() as stack:
     lock = ownership.locked(files)
     claim = agree.on_primary(lambda: stack.enter_context(lock))
-    previous = agree.on_primary(
-      lambda: workdir.check_same_run(files, experiment.resolved, args.fork)
+    return _train_claimed(experiment, files, args.fork, stop, claim)
+
+
+def _train_claimed(experiment, files, fork: bool, stop, claim) -> int:
+  from jax_sparse_pretrain.training import agree, loop, workdir
+  from jax_sparse_pretrain.training.checkpoint import CheckpointError
+  from jax_sparse_pretrain.training.meter import NonFiniteError
+  from jax_sparse_pretrain.training.ownership import TakenOver
+  from jax_sparse_pretrain.training.signals import Stopped
+
+  previous = agree.on_primary(
+    lambda: workdir.check_same_run(files, experiment.resolved, fork)
+  )
+  finished = None
+  if not (previous and previous.changes):
+    finished = agree.on_primary(
+      lambda: workdir.finished_summary(files, experiment.plan.steps)
     )
-    finished = None
-    if not (previous and previous.changes):
-      finished = agree.on_primary(
-        lambda: workdir.finished_summary(files, experiment.plan.steps)
-      )
-    try:
-      summary = finished or loop.train(
-        experiment, files, stop, previous, claim=claim
-      )
-    except Stopped as stopped:
-      if agree.is_primary():
-        print(stopped, file=sys.stderr)
-      return EXIT_STOPPED
-    except (NonFiniteError, CheckpointError, ownership.TakenOver) as error:
-      print(f'error: {error}', file=sys.stderr)
-      return EXIT_FAILED
-    agree.on_primary(lambda: _show_outcome(summary, files))
+  try:
+    summary = finished or loop.train(
+      experiment, files, stop, previous, claim=claim
+    )
+  except Stopped as stopped:
+    if agree.is_primary():
+      print(stopped, file=sys.stderr)
+    return exit_status.STOPPED
+  except (NonFiniteError, CheckpointError, TakenOver) as error:
+    print(f'error: {error}', file=sys.stderr)
+    return exit_status.FAILED
+  agree.on_primary(lambda: _show_outcome(summary, files))
   return 0
 
 

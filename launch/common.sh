@@ -89,7 +89,8 @@ on_workers() { # COMMAND [WORKER]
 }
 
 # Runs a module on the job's nodes, and has Slurm start the job again if it was
-# stopped (75), or lost a process (69), which may be one that fails each time. A
+# stopped (75), or lost a process (69), which may be one that is killed each
+# time. srun ends with the highest status: 70 where one failed by itself. A
 # process that leaves early does not take the others along: they may be saving,
 # and stop by themselves when one is missing.
 slurm_run() { # MODULE [FLAG...]

@@ -14,7 +14,7 @@ else
   # Those of python -m jax_sparse_pretrain.train.
   case $(<"$run/status") in
     0) echo 'done' ;;
-    1) echo failed ;;
+    1 | 70) echo failed ;;
     2) echo refused ;;
     69) echo lost ;;
     75) echo stopped ;;

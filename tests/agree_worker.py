@@ -1,9 +1,9 @@
-"""One of two processes that have no devices and no run, only each other.
+"""One of some processes that have no devices and no run, only each other.
 
-  agree_worker.py PROCESS COORDINATOR DIRECTORY END
+  agree_worker.py PROCESS PROCESSES COORDINATOR DIRECTORY END
 
-END is how this process goes: by the end of the script, or `SIGKILL`, or by an
-error of its own.
+END is how this process goes: by the end of the script, by a signal, by an error
+of its own, or `early`, while the others wait for it at the end.
 """
 
 import os
@@ -17,28 +17,47 @@ from jax_sparse_pretrain.training import agree, cluster
 from jax_sparse_pretrain.training.signals import StopRequest
 
 HEARTBEAT_TIMEOUT = 10  # seconds
+ERRORS = {'error': ArithmeticError, 'ConfigError': ConfigError}
 
 
-def main(process: int, coordinator: str, directory: pathlib.Path, end: str):
+def main(
+  process: int, processes: int, coordinator: str, directory: str, end: str
+) -> int:
   options = cluster.Options(
-    coordinator, process, 2, heartbeat_timeout=HEARTBEAT_TIMEOUT
+    coordinator, process, processes, heartbeat_timeout=HEARTBEAT_TIMEOUT
   )
-  with StopRequest() as stop, cluster.joined(options, stop) as stop:
-    for number in range(3):
-      assert agree.gather((process, number)) == [(0, number), (1, number)]
-    assert agree.on_primary(lambda: process) == 0
-    say_refusal(lambda: agree.together(lambda: only_in(0, process)))
-    say_refusal(lambda: agree.together(lambda: only_in(1, process)))
-    say_refusal(lambda: agree.check_alike({'plan': 1, 'config': process}))
-    agree.check_shared(directory)
-    say_refusal(lambda: agree.check_shared(directory / str(process)))
+
+  def work(stop) -> int:
+    check_agreement(process, processes, pathlib.Path(directory))
     print('stopped at', steps_until_stopped(stop, process), flush=True)
-    if end == 'SIGKILL':
-      print(time.time(), flush=True)
-      os.kill(os.getpid(), signal.SIGKILL)
-    if end == 'error':
-      raise ArithmeticError('mine alone')
+    leave(end)
     agree.gather('the end')
+    if end == 'early':
+      os._exit(9)
+    return 75
+
+  with StopRequest() as stop:
+    return cluster.run_joined(options, stop, work)
+
+
+def check_agreement(process, processes, directory):
+  for number in range(3):
+    everyone = [(each, number) for each in range(processes)]
+    assert agree.gather((process, number)) == everyone
+  assert agree.on_primary(lambda: process) == 0
+  say_refusal(lambda: agree.together(lambda: only_in(0, process)))
+  say_refusal(lambda: agree.together(lambda: only_in(1, process)))
+  say_refusal(lambda: agree.check_alike({'plan': 1, 'config': {'a': process}}))
+  agree.check_shared(directory)
+  say_refusal(lambda: agree.check_shared(directory / str(process)))
+
+
+def leave(end):
+  if end.startswith('SIG'):
+    print(time.time(), flush=True)
+    os.kill(os.getpid(), signal.Signals[end])
+  if end in ERRORS:
+    raise ERRORS[end]('mine alone')
 
 
 def say_refusal(function):
@@ -67,5 +86,5 @@ def steps_until_stopped(stop, process: int) -> int:
 
 
 if __name__ == '__main__':
-  number, address, path, how = sys.argv[1:]
-  main(int(number), address, pathlib.Path(path), how)
+  number, count, *rest = sys.argv[1:]
+  sys.exit(main(int(number), int(count), *rest))

@@ -42,23 +42,28 @@ def main():
   args = parser.parse_args()
   out = pathlib.Path(args.out)
   options = cluster.Options(args.coordinator, args.process, args.processes)
-  with StopRequest() as stop, cluster.joined(options, stop):
-    config = train.load_config(args.config, [])
-    experiment = agree.together(lambda: setup.set_up(config))
-    checkpoints = Checkpoints(pathlib.Path(args.checkpoints), keep=3)
-    start, batches, masks = go_on(experiment, checkpoints)
-    rows = sharding.local_rows(
-      sharding.batch_sharding(experiment.mesh), config.batch_size
-    )
-    np.savez(out / f'{args.process}.npz', *batches, rows=rows)
-    copies = Checkpoints(out / 'checkpoints', keep=1)
-    copies.save(start.step, start.state, {}, {})
-    copies.wait()
-    if agree.is_primary():
-      np.savez(out / 'masks.npz', **masks)
-    experiment.batches.close()
-    checkpoints.close()
-    copies.close()
+  with StopRequest() as stop:
+    cluster.run_joined(options, stop, lambda stop: work(args, out))
+
+
+def work(args, out):
+  config = train.load_config(args.config, [])
+  experiment = agree.together(lambda: setup.set_up(config))
+  checkpoints = Checkpoints(pathlib.Path(args.checkpoints), keep=3)
+  start, batches, masks = go_on(experiment, checkpoints)
+  rows = sharding.local_rows(
+    sharding.batch_sharding(experiment.mesh), config.batch_size
+  )
+  np.savez(out / f'{args.process}.npz', *batches, rows=rows)
+  copies = Checkpoints(out / 'checkpoints', keep=1)
+  copies.save(start.step, start.state, {}, {})
+  copies.wait()
+  if agree.is_primary():
+    np.savez(out / 'masks.npz', **masks)
+  experiment.batches.close()
+  checkpoints.close()
+  copies.close()
+  return 0
 
 
 if __name__ == '__main__':

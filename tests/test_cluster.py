@@ -38,8 +38,8 @@ def test_several_processes_are_detected(case, monkeypatch):
 
 def test_one_process_has_nobody_to_wait_for():
   for options in (cluster.Options(), cluster.Options('nowhere:1', 0, 1)):
-    with StopRequest() as stop, cluster.joined(options, stop) as joined:
-      assert joined is stop
+    with StopRequest() as stop:
+      assert cluster.run_joined(options, stop, lambda it: it is stop)
 
 
 def test_a_cluster_that_cannot_be_asked_is_an_error(monkeypatch):
@@ -57,11 +57,33 @@ BAD_OPTIONS = {
     ['--coordinator=here', '--process=0', '--processes=2'],
     '--coordinator = here: must be HOST:PORT',
   ),
+  'an address': (
+    ['--coordinator=http://here:1', '--process=0', '--processes=2'],
+    '--coordinator = http://here:1: must be HOST:PORT',
+  ),
+  'no such port': (
+    ['--coordinator=here:99999', '--process=0', '--processes=2'],
+    '--coordinator = here:99999: its port = 99999: must be from 1 to 65535',
+  ),
   'too high': (
     ['--coordinator=here:1', '--process=2', '--processes=2'],
     '--process = 2: must be from 0 to 1',
   ),
-}
+  'none': (
+    ['--coordinator=here:1', '--process=0', '--processes=0'],
+    '--processes = 0: must be at least 1',
+  ),
+  'two ports': (
+    ['--coordinator=here:1', '--process=0', '--processes=2',
+     '--coordinator_port=2'],
+    '--coordinator_port: --coordinator has a port already',
+  ),
+  'no port of a cluster': (
+    ['--coordinator_port=-5'], '--coordinator_port = -5: must be from 1',
+  ),
+  'no time': (['--connect_timeout=0'], '--connect_timeout = 0: must be at'),
+  'no heart': (['--heartbeat_timeout=-3'], '--heartbeat_timeout = -3: must'),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize('case', BAD_OPTIONS)

@@ -22,7 +22,7 @@ ROWS = [
 @pytest.fixture
 def path(tmp_path):
   file = tmp_path / 'mask_history.jsonl'
-  history.create(file, HEADER)
+  history.write(file, HEADER)
   for row in ROWS:
     history.append(file, row)
   return file
@@ -133,7 +133,7 @@ def test_an_empty_file_has_no_header(tmp_path):
 
 def test_the_first_row_must_be_that_of_step_0(tmp_path):
   path = tmp_path / 'mask_history.jsonl'
-  history.create(path, HEADER)
+  history.write(path, HEADER)
   history.append(path, ROWS[1])
   with pytest.raises(ValueError, match='line 2'):
     history.read(path)

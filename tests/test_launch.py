@@ -490,6 +490,7 @@ def on_worker(worker: pathlib.Path, script: str, *args: str, **env: str) -> str:
     (1, 'failed'),
     (2, 'refused'),
     (69, 'lost'),
+    (70, 'failed'),
     (75, 'stopped'),
     (137, 'killed'),
   ],

@@ -21,7 +21,7 @@ from processes import (
 from run_files import Run, assert_same_run
 
 from jax_sparse_pretrain import snapshots, train
-from jax_sparse_pretrain.training import setup
+from jax_sparse_pretrain.training import setup, watch
 from jax_sparse_pretrain.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.slow
@@ -290,6 +290,21 @@ def test_a_process_that_stays_alone_says_so_in_one_line(
   assert not (tmp_path / 'run').exists()
 
 
+def test_sigterm_while_others_are_awaited_is_heard(launcher, tmp_path):
+  port = processes.free_port()
+  command = launcher.train(
+    tmp_path / 'run',
+    *(f'--coordinator=127.0.0.1:{port}', '--process=0', '--processes=2'),
+  )
+  alone = launcher.start(command, 1)
+  while not watch.answers(f'127.0.0.1:{port}'):
+    assert alone.poll() is None, processes.outcome([alone])
+  alone.send_signal(signal.SIGTERM)
+  [end] = processes.outcome([alone], timeout=30)
+  assert end.status == EXIT_STOPPED, end
+  assert end.errors == ['error: SIGTERM before all had come']
+
+
 def test_what_is_wrong_in_one_process_ends_both(launcher, tmp_path):
   missing = f'--config.data.path={tmp_path}/none/*.txt'
   command = launcher.train(tmp_path / 'run')
@@ -306,7 +321,7 @@ def test_processes_of_different_runs_are_refused(launcher, tmp_path):
   ends = processes.outcome(launcher.start_two(command, extra=extra))
   assert [end.status for end in ends] == [EXIT_BAD_INPUT] * 2, ends
   for end in ends:
-    assert 'error: process 1: its config must be the same' in end.errors[-1]
+    assert 'error: process 1: config.seed: must be the same' in end.errors[-1]
 
 
 def test_a_workdir_that_is_not_shared_is_refused(launcher, tmp_path):

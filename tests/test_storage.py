@@ -129,13 +129,24 @@ def test_two_processes_train_in_a_bucket(
   assert Run(fetched).saved == Run(local).saved
 
 
+@pytest.mark.parametrize('every', [100, 0])
 def test_a_later_start_takes_the_workdir_over(
-  launcher, inputs, local, google, store, tmp_path
+  every, launcher, inputs, google, store
 ):
-  remote = store('taken/run')
-  command = launcher.train(remote, *reading(inputs))
+  """Even if the earlier one does not notice before its end."""
+  remote = store(f'taken-{every}/run')
+  command = launcher.train(
+    remote,
+    *reading(inputs),
+    '--config.duration.value=1500',
+    '--config.pruning.end=1400',
+    f'--config.evaluation.every={every}',
+    f'--config.checkpoint.every={every}',
+    '--config.pruning.snapshots=()',
+  )
+  files = workdir.Workdir(remote)
   early = launcher.start(command, 1, **google)
-  while not (remote / '.lock').exists():
+  while not files.history.exists() or not history.read(files.history).rows[1:]:
     assert early.poll() is None, processes.outcome([early])
     time.sleep(0.01)
   late = launcher.start(command, 1, **google)
@@ -143,8 +154,12 @@ def test_a_later_start_takes_the_workdir_over(
   assert first.status == EXIT_FAILED, first
   assert 'has been taken over by' in first.errors[-1]
   assert second.status == 0, second
-  rows = history.read(remote / 'mask_history.jsonl').rows
-  assert [row.step for row in rows] == [0, 100, 150, 200, 250, 300]
+  rows = history.read(files.history).rows
+  assert [row.step for row in rows] == [0, *range(100, 1401, 50)]
+  lines = files.metrics.read_text().splitlines()
+  steps = [(json.loads(x)['step'], 'eval_loss' in x) for x in lines]
+  assert steps == sorted(set(steps))
+  assert {step for step, _ in steps} >= set(range(5, 1501, 5))
 
 
 def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(
@@ -210,6 +225,8 @@ def table_of(sweep):
   [
     ('--workdir', 'gs://no-such-bucket/run'),
     ('--workdir', 'nonsense://bucket/run'),
+    ('--workdir', 'gs:/bucket/run'),
+    ('--workdir', 'gs:///run'),
     ('data.path', 'gs://no-such-bucket/*.txt'),
     ('data.path', 'gs://bucket/**/*.txt'),
     ('data.tokenizer_path', 'gs://bucket/none.model'),

@@ -576,7 +576,7 @@ def test_bad_runs_are_one_line_that_names_run_and_key(case, tmp_path, capsys):
   (['--colour=red'], 'colour'),
   (['--plan', '--collect'], 'not allowed with argument'),
   (['--workdir='], '--workdir: must be given'),
-  (['--workdir=nonsense://bucket'], 'Protocol not known: nonsense'),
+  (['--workdir=s3://bucket'], 's3://bucket: must be a path of this machine'),
   (['--config=nowhere.py'], 'nowhere.py: must be a file'),
   (['--collect', '--config.seed=1'], '--config.seed=1: is of no use'),
 ])  # fmt: skip

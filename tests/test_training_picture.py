@@ -25,7 +25,7 @@ def write_run(
 ):
   """`counts`: {step: nonzero}. The loss falls from 5 to 2, in a curve."""
   path = workdir / 'mask_history.jsonl'
-  history.create(path, history.Header(N, 1500, TOKENS_PER_STEP, {'w': N}))
+  history.write(path, history.Header(N, 1500, TOKENS_PER_STEP, {'w': N}))
   for step, count in counts.items():
     history.append(path, history.Row(step, count, {'w': count}))
   losses = losses or {t: 2 + 3 / t for t in range(1, steps + 1)}

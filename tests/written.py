@@ -31,7 +31,7 @@ def write_run(
   layers = {'a/kernel': DENSE - 10, 'b/kernel': 10}
   header = history.Header(DENSE, DENSE + 500, TOKENS_PER_STEP, layers)
   past = workdir / 'mask_history.jsonl'
-  history.create(past, header)
+  history.write(past, header)
   for step, n in counts:
     by_leaf = {'a/kernel': n - 10, 'b/kernel': 10}
     history.append(past, history.Row(step, n, by_leaf))

@@ -14,7 +14,8 @@ import warnings
 from collections.abc import Sequence
 
 from jax_sparse_pretrain.config import ConfigError
-from jax_sparse_pretrain.train import EXIT_BAD_INPUT, Parser
+from jax_sparse_pretrain.train import Parser
+from jax_sparse_pretrain.training import exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _sweep(args, overrides)
   except ConfigError as error:
     print(f'error: {error}', file=sys.stderr)
-    return EXIT_BAD_INPUT
+    return exit_status.BAD_INPUT
 
 
 def _parser() -> argparse.ArgumentParser:

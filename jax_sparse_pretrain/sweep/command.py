@@ -11,8 +11,7 @@ from jax_sparse_pretrain.sweep import forest, prefixes, report, shares, table
 from jax_sparse_pretrain.sweep.directory import Directory
 from jax_sparse_pretrain.sweep.runner import Runner
 from jax_sparse_pretrain.sweep.sweep_file import Run, read_sweep
-from jax_sparse_pretrain.train import EXIT_FAILED, EXIT_STOPPED
-from jax_sparse_pretrain.training import ownership, workdir
+from jax_sparse_pretrain.training import exit_status, ownership, workdir
 from jax_sparse_pretrain.training.signals import Stopped, StopRequest
 
 
@@ -69,11 +68,11 @@ def _train(
     runner.train_all(stop)
   except Stopped as stopped:
     print(stopped, file=sys.stderr)
-    return EXIT_STOPPED
+    return exit_status.STOPPED
   n_failed = len(runner.failures)
   print(f'Finished: {len(runs) - n_failed:,} of {len(runs):,} runs')
   if directory.table.exists():
     print(f'Table: {directory.table}')
   for name, reason in runner.failures.items():
     print(f'error: run {name}: {reason}', file=sys.stderr)
-  return EXIT_FAILED if n_failed else 0
+  return exit_status.FAILED if n_failed else 0

@@ -49,10 +49,10 @@ def find_directory(path: str) -> Directory:
   Raises:
     ConfigError: if it is the workdir of a run, or cannot be reached.
   """
+  root = workdir_lib.root_of(path)
   try:
-    root = storage.as_path(path)
     is_run = Workdir(root).config.exists()
-  except (ConfigError, OSError) as error:
+  except OSError as error:
     raise ConfigError(f'--workdir = {path}: {one_line(error)}') from error
   if is_run:
     raise ConfigError(

@@ -71,9 +71,8 @@ class Runner:
     def can_leave(fork: Fork) -> bool:
       name = self._runs[fork.parent].name
       is_to_come = newest[fork.parent] < fork.step
-      return (name not in self.failures and is_to_come) or (
-        is_whole(self._directory.trunk(name, fork.step).root)
-      )
+      trunk = self._directory.trunk(name, fork.step).root
+      return (name not in self.failures and is_to_come) or is_whole(trunk)
 
     steps = [run.plan.steps for run in self._runs]
     found = forest.find_forks(self._common, steps, can_leave)

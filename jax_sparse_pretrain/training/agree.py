@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from jax._src import distributed
 
+from jax_sparse_pretrain import schema
 from jax_sparse_pretrain.config import ConfigError
 
 T = TypeVar('T')
@@ -63,14 +64,19 @@ def together(function: Callable[[], T]) -> T:
     result = function()
   except Exception as raised:
     error = raised
-  failures = gather(error and _described(error))
-  if error is not None:
-    raise error
-  for process, failure in enumerate(failures):
-    if failure is not None:
+  for process, failure in enumerate(gather(error and _described(error))):
+    if failure is not None and error is None:
       kind, text = failure
-      raise kind(f'process {process}: {text}')
+      error = kind(f'process {process}: {text}')
+  if error is not None:
+    error.is_agreed = True
+    raise error
   return result
+
+
+def is_agreed(error: BaseException) -> bool:
+  """Whether all processes raise it, or one like it, in the same place."""
+  return getattr(error, 'is_agreed', False)
 
 
 def on_primary(function: Callable[[], T]) -> T:
@@ -86,19 +92,23 @@ def check_alike(resolved: dict[str, Any]) -> None:
   """Refuses processes that are about to train different runs.
 
   Args:
-    resolved: what `config.json` is to hold.
+    resolved: what `config.json` is to hold, and flags.
 
   Raises:
     ConfigError: naming a process and in what it differs from the first.
   """
-  first, *others = gather(resolved)
-  for process, other in enumerate(others, start=1):
-    different = [name for name in first if first[name] != other[name]]
-    if different:
-      raise ConfigError(
-        f'process {process}: its {", ".join(different)} must be the same as '
-        'in process 0'
-      )
+  first, *others = (dict(schema.leaves(each)) for each in gather(resolved))
+
+  def check() -> None:
+    for process, other in enumerate(others, start=1):
+      keys = [k for k in {**first, **other} if first.get(k) != other.get(k)]
+      if keys:
+        raise ConfigError(
+          f'process {process}: {", ".join(keys)}: must be the same as in '
+          'process 0'
+        )
+
+  together(check)
 
 
 def check_shared(workdir: pathlib.Path) -> None:
@@ -107,13 +117,16 @@ def check_shared(workdir: pathlib.Path) -> None:
   Raises:
     ConfigError: naming a process that does not see what the primary writes.
   """
+  if _state.client is None:
+    return
   # A name that no process can have looked up before, and cached as missing.
   mark = workdir / on_primary(lambda: f'.shared-{uuid.uuid4().hex}')
   on_primary(mark.touch)
   try:
     together(lambda: _check_seen(mark))
   finally:
-    mark.unlink(missing_ok=True)
+    if is_primary():
+      mark.unlink(missing_ok=True)
 
 
 def _check_seen(mark: pathlib.Path) -> None:

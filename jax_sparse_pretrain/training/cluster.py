@@ -8,9 +8,10 @@ import contextlib
 import inspect
 import os
 import re
+import select
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ from jax._src.clusters import ClusterEnv
 from jax.experimental import multihost_utils
 
 from jax_sparse_pretrain.config import ConfigError
-from jax_sparse_pretrain.training import watch
+from jax_sparse_pretrain.training import exit_status, watch
 from jax_sparse_pretrain.training.signals import StopRequest
 
 # Without it a pod is not one of several, and asking Kubernetes would fail.
@@ -75,30 +76,36 @@ class AgreedStop:
     return multihost_utils.reached_preemption_sync_point(self._asked)
 
 
-@contextlib.contextmanager
-def joined(
-  options: Options, stop: StopRequest
-) -> Iterator[StopRequest | AgreedStop]:
-  """Joins the other processes of the run, if there are any.
+def run_joined(
+  options: Options,
+  stop: StopRequest,
+  function: Callable[[StopRequest | AgreedStop], int],
+) -> int:
+  """Joins the other processes of the run, if there are any, and runs.
 
-  To be entered before JAX touches a device. Yields what to ask whether to
-  stop. A ConfigError may leave the context; all processes have to raise it.
+  To be called before JAX touches a device.
+
+  Args:
+    options: of the command line.
+    stop: requests to this process.
+    function: what to ask whether to stop -> exit status, which is returned.
 
   Raises:
     ConfigError: for options that do not fit together, or to the cluster.
+    Exception: of `function`, if all processes agree on it; an error of this
+      process alone ends it, and a line in the others tells.
   """
+  _check(options)
   if not _are_several(options):
-    yield stop
-    return
+    return function(stop)
   _connect(options)
-  with watch.Watch(options.heartbeat_timeout).watching(unless=ConfigError):
-    yield AgreedStop(stop)
+  return watch.Watch(options.heartbeat_timeout).run(
+    lambda: function(AgreedStop(stop))
+  )
 
 
 def _are_several(options: Options) -> bool:
-  given = (options.coordinator, options.process, options.processes)
-  if any(value is not None for value in given):
-    _check(options)
+  if options.processes is not None:
     return options.processes > 1
   for cluster in ClusterEnv._cluster_types:
     try:
@@ -106,7 +113,7 @@ def _are_several(options: Options) -> bool:
         return cluster.get_process_count() > 1
     except Exception as error:  # Of whatever a cluster is asked by.
       raise ConfigError(
-        f'{cluster.__name__} of JAX: {watch.one_line(error)}. To start '
+        f'{cluster.__name__} of JAX: {watch.brief(error)}. To start '
         'without it, give --coordinator, --process and --processes'
       ) from error
   return False
@@ -120,19 +127,45 @@ def _is_here(cluster: type[ClusterEnv]) -> bool:
 
 
 def _check(options: Options) -> None:
-  if None in (options.coordinator, options.process, options.processes):
+  _check_seconds('--connect_timeout', options.connect_timeout)
+  _check_seconds('--heartbeat_timeout', options.heartbeat_timeout)
+  if options.coordinator_port is not None:
+    _check_port('--coordinator_port', options.coordinator_port)
+  given = (options.coordinator, options.process, options.processes)
+  if all(value is None for value in given):
+    return
+  if None in given:
     raise ConfigError(
       '--coordinator, --process and --processes: must be given together'
     )
-  if not re.fullmatch(r'\S+:\d+', options.coordinator):
-    raise ConfigError(
-      f'--coordinator = {options.coordinator}: must be HOST:PORT'
-    )
+  if options.coordinator_port is not None:
+    raise ConfigError('--coordinator_port: --coordinator has a port already')
+  _check_address(options.coordinator)
+  if options.processes < 1:
+    raise ConfigError(f'--processes = {options.processes}: must be at least 1')
   if not 0 <= options.process < options.processes:
     raise ConfigError(
       f'--process = {options.process}: must be from 0 to '
       f'{options.processes - 1}, below --processes'
     )
+
+
+def _check_address(coordinator: str) -> None:
+  # Of IPv6 in brackets.
+  matched = re.fullmatch(r'([^\s/:]+|\[[^\s/]+\]):(\d+)', coordinator)
+  if not matched:
+    raise ConfigError(f'--coordinator = {coordinator}: must be HOST:PORT')
+  _check_port(f'--coordinator = {coordinator}: its port', int(matched[2]))
+
+
+def _check_port(name: str, port: int) -> None:
+  if not 1 <= port <= 65_535:
+    raise ConfigError(f'{name} = {port}: must be from 1 to 65535')
+
+
+def _check_seconds(name: str, seconds: int) -> None:
+  if seconds < 1:
+    raise ConfigError(f'{name} = {seconds}: must be at least 1')
 
 
 def _set_port(port: int) -> None:
@@ -147,23 +180,53 @@ def _set_port(port: int) -> None:
 def _connect(options: Options) -> None:
   if options.coordinator_port is not None:
     _set_port(options.coordinator_port)
-  # JAX itself would end the process by a stack trace, so it is given longer.
-  timer = threading.Timer(options.connect_timeout, _give_up, [options])
-  timer.daemon = True
-  timer.start()
   try:
-    jax.distributed.initialize(
-      options.coordinator,
-      options.processes,
-      options.process,
-      cluster_detection_method='deactivate' if options.coordinator else None,
-      initialization_timeout=options.connect_timeout + 60,
-      heartbeat_timeout_seconds=options.heartbeat_timeout,
-    )
+    with _impatient(options):
+      jax.distributed.initialize(
+        options.coordinator,
+        options.processes,
+        options.process,
+        cluster_detection_method='deactivate' if options.coordinator else None,
+        # By itself it would end the process by a stack trace.
+        initialization_timeout=options.connect_timeout + 60,
+        heartbeat_timeout_seconds=options.heartbeat_timeout,
+      )
   except Exception as error:  # Of sockets, names, clusters.
-    watch.leave(f'{_tried()}: {watch.one_line(error)}')
+    if distributed.global_state.coordinator_address is None:
+      raise ConfigError(
+        f'the cluster does not tell its processes: {watch.brief(error)}'
+      ) from error
+    watch.leave(f'{_tried()}: {watch.brief(error)}')
+
+
+@contextlib.contextmanager
+def _impatient(options: Options) -> Iterator[None]:
+  """Leaves if the others do not come in time, or at a signal.
+
+  The main thread waits in the runtime, where no handler of Python's is run.
+  """
+  reader, writer = os.pipe()
+  os.set_blocking(writer, False)
+  before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+  thread = threading.Thread(target=_wait, args=(options, reader), daemon=True)
+  thread.start()
+  try:
+    yield
   finally:
-    timer.cancel()
+    signal.set_wakeup_fd(before)
+    os.close(writer)
+    thread.join()
+    os.close(reader)
+
+
+def _wait(options: Options, reader: int) -> None:
+  """Until there is a signal to read, or nobody to write one."""
+  readable, _, _ = select.select([reader], [], [], options.connect_timeout)
+  if not readable:
+    _give_up(options)
+  elif number := os.read(reader, 1):
+    name = signal.Signals(number[0]).name
+    watch.leave(f'{name} before all had come', exit_status.STOPPED)
 
 
 def _give_up(options: Options) -> None:

@@ -1,7 +1,7 @@
 """The training loop: batch, step, hooks."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
 from jax_sparse_pretrain import data as data_lib
-from jax_sparse_pretrain import history
 from jax_sparse_pretrain.sharding import path_name
 from jax_sparse_pretrain.training import agree, resume
 from jax_sparse_pretrain.training import workdir as workdir_lib
@@ -88,13 +87,13 @@ def train(
       )
     )
     start = resume.start_or_resume(experiment, checkpoints)
-    output, rows = stack.enter_context(
+    output = stack.enter_context(
       open_output(experiment, workdir, previous, start.step, claim or Claim())
     )
     if progress is None:
       progress = stack.enter_context(_progress(experiment, start.step))
     branches = branches or Branches(workdir.root)
-    run = _Run(experiment, output, checkpoints, progress, start, rows, branches)
+    run = _Run(experiment, output, checkpoints, progress, start, branches)
     return run.to_the_end(stop)
 
 
@@ -114,7 +113,6 @@ class _Run:
     checkpoints: Checkpoints,
     progress: Progress | Part | Silent,
     start: resume.Start,
-    rows: Sequence[history.Row],
     branches: Branches,
   ):
     self._experiment, self._config = experiment, experiment.config
@@ -127,14 +125,14 @@ class _Run:
     self._eval_loss: float | None = start.carried.get('eval_loss')
     self._meter = Meter(
       experiment,
-      rows,
+      output.rows,
       output.write_row,
       self._write_metrics,
       start.carried,
       n_losses=branches.n_losses,
     )
 
-  def to_the_end(self, stop: StopRequest) -> Summary:
+  def to_the_end(self, stop: StopRequest | AgreedStop) -> Summary:
     config = self._config
     hooks = [
       Hook(at_multiples(config.evaluation.every, self._steps), self._evaluate),

@@ -33,15 +33,28 @@ class Claim(NamedTuple):
   path: pathlib.Path | None = None
   mark: str = ''
 
+  def holder(self) -> str:
+    """The mark of whose it is now."""
+    if self.path is None:
+      return self.mark
+    try:
+      return self.path.read_text()
+    except FileNotFoundError:
+      return 'one that has cleared it'
+
+  def holds(self) -> bool:
+    """Whether it is still that of this start. If not, do not write there."""
+    return self.holder() == self.mark
+
   def check(self) -> None:
     """To be called before what is written counts.
 
     Raises:
       TakenOver: if there has been a later start.
     """
-    if self.path and (found := self.path.read_text()) != self.mark:
+    if (holder := self.holder()) != self.mark:
       raise TakenOver(
-        f'--workdir = {self.path.parent}: has been taken over by {found}'
+        f'--workdir = {self.path.parent}: has been taken over by {holder}'
       )
 
 

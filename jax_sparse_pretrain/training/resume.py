@@ -156,4 +156,4 @@ def rewind_files(
     # With a delay, the last finished step may have counted for the next one.
     history.truncate(workdir.history, step + experiment.delay)
   else:
-    history.create(workdir.history, experiment.header)
+    history.write(workdir.history, experiment.header)

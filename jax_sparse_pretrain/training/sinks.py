@@ -11,7 +11,6 @@ import math
 import numbers
 import os
 import pathlib
-import time
 import uuid
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -19,9 +18,6 @@ from typing import Any, Protocol
 import tensorboardX
 
 from jax_sparse_pretrain import config, storage
-
-# An object is written anew each time.
-_UPLOAD_SECONDS = 60.0
 
 
 class Sink(Protocol):
@@ -39,30 +35,28 @@ class JsonLines:
   """Appends one object a call: `{"step": step, **scalars}`.
 
   Each line reaches the operating system before `write` returns; an object
-  store gets them once a minute. JSON has no NaN and no infinities: they become
+  store gets them with `flush`. JSON has no NaN and no infinities: they become
   `null`, which readers of tables take for a missing number, where a string
   would change the type of the column.
   """
 
   def __init__(self, path: os.PathLike | str):
     self._path, self._pending = path, ''
-    self._seconds = _UPLOAD_SECONDS if storage.is_remote(path) else 0.0
-    self._flushed = time.monotonic()
     storage.append(path, '')  # Who reads it need not ask whether it is there.
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     values = {name: _json_number(value) for name, value in scalars.items()}
     self._pending += json.dumps({'step': int(step), **values}) + '\n'
-    if time.monotonic() >= self._flushed + self._seconds:
+    if not storage.is_remote(self._path):
       self.flush()
 
   def flush(self) -> None:
     if self._pending:
       storage.append(self._path, self._pending)
-    self._pending, self._flushed = '', time.monotonic()
+    self._pending = ''
 
   def close(self) -> None:
-    self.flush()
+    pass  # What has not been flushed is perhaps no longer wanted.
 
 
 def _json_number(value: Any) -> int | float | None:

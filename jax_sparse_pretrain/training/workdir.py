@@ -87,14 +87,26 @@ def open_workdir(path: str | os.PathLike) -> Workdir:
   return Workdir(open_root(path, 'checkpoints'))
 
 
+def root_of(path: str | os.PathLike) -> pathlib.Path:
+  """The directory that `--workdir` names.
+
+  Raises:
+    ConfigError: if there can be none of that name.
+  """
+  try:
+    return storage.as_path(path)
+  except ConfigError as error:
+    raise ConfigError(f'--workdir = {error}') from None
+
+
 def open_root(path: str | os.PathLike, *below: str) -> pathlib.Path:
   """Creates a directory and those below it; makes sure that it can be written.
 
   Raises:
     ConfigError: if it cannot.
   """
+  root = root_of(path)
   try:
-    root = storage.as_path(path)
     root.mkdir(parents=True, exist_ok=True)
     probe = root / '.writable'
     probe.touch()

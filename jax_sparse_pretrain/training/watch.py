@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 import jax
@@ -99,13 +99,9 @@ class Watch:
 
   def _lost(self, missing: list[int], why: str = '') -> NoReturn:
     """Ends this process, with a line on the others."""
-    names = ', '.join(map(str, missing))
-    some = (
-      f'process{"es" * (len(missing) > 1)} {names}' if missing else 'others'
-    )
     here = '' if self._error is None else f' (here: {brief(self._error)})'
     leave(
-      f'{some} of {self._state.num_processes} missing: '
+      f'{_named(missing)} of {self._state.num_processes} missing: '
       f'{why or "no sign of life"}{here}; {_GO_ON}'
     )
 
@@ -151,6 +147,13 @@ def _leave(text: str, status: int) -> NoReturn:
   sys.stdout.flush()
   print(text, end='', file=sys.stderr, flush=True)
   os._exit(status)
+
+
+def _named(processes: Sequence[int]) -> str:
+  if not processes:
+    return 'others'
+  numbers = ', '.join(map(str, processes))
+  return f'{"processes" if len(processes) > 1 else "process"} {numbers}'
 
 
 def _as_text(error: BaseException) -> str:

@@ -30,6 +30,11 @@ def is_primary() -> bool:
   return _state.process_id == 0
 
 
+def is_alone() -> bool:
+  """Whether there are no other processes."""
+  return _state.client is None
+
+
 def gather(value: T) -> list[T]:
   """The values of all processes, in their order. All of them have to call it.
 
@@ -117,7 +122,7 @@ def check_shared(workdir: pathlib.Path) -> None:
   Raises:
     ConfigError: naming a process that does not see what the primary writes.
   """
-  if _state.client is None:
+  if is_alone():
     return
   # A name that no process can have looked up before, and cached as missing.
   mark = workdir / on_primary(lambda: f'.shared-{uuid.uuid4().hex}')

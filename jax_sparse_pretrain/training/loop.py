@@ -94,7 +94,14 @@ def train(
       progress = stack.enter_context(_progress(experiment, start.step))
     branches = branches or Branches(workdir.root)
     run = _Run(experiment, output, checkpoints, progress, start, branches)
-    return run.to_the_end(stop)
+    try:
+      return run.to_the_end(stop)
+    except Exception:
+      # Perhaps of what another start has done to the files. Of several
+      # processes, another one may not have failed, and cannot be asked.
+      if claim and agree.is_alone():
+        claim.check()
+      raise
 
 
 def _progress(experiment: Experiment, start_step: int) -> Progress | Silent:

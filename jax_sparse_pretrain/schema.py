@@ -16,6 +16,7 @@ class ConfigError(ValueError):
 
 
 def one_line(error: BaseException) -> str:
+  """What an error says; its kind if it says nothing."""
   # A KeyError's text is the repr of its message.
   text = error.args[0] if isinstance(error, KeyError) else error
   return ' '.join(str(text).split()) or type(error).__name__

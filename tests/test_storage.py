@@ -17,7 +17,7 @@ import test_sweep
 from run_files import Run, assert_same_run
 
 from jax_sparse_pretrain import history
-from jax_sparse_pretrain.training import workdir
+from jax_sparse_pretrain.training import output, ownership, sinks, workdir
 
 pytestmark = pytest.mark.slow
 
@@ -161,6 +161,45 @@ def test_a_later_start_takes_the_workdir_over(
   steps = [(json.loads(x)['step'], 'eval_loss' in x) for x in lines]
   assert steps == sorted(set(steps))
   assert {step for step, _ in steps} >= set(range(5, 1501, 5))
+
+
+def test_what_another_start_has_claimed_is_not_written(store, monkeypatch):
+  files = workdir.Workdir(store('claimed/run'))
+  header = history.Header(4, 4, 1, {'w': 4})
+  history.write(files.history, header)
+
+  def start():
+    with ownership.locked(files) as claim:
+      metrics = sinks.JsonLines(files.metrics)
+      past = history.read(files.history)
+      return output.Output(files, claim, past, [metrics])
+
+  def lines(path):
+    return len(path.read_text().splitlines())
+
+  early = start()
+  early.write_scalars(1, {'loss': 1.0})
+  assert lines(files.metrics) == 0  # Until a minute is over.
+  monkeypatch.setattr(output, '_UPLOAD_SECONDS', -1)
+  early.write_scalars(2, {'loss': 1.0})
+  early.write_row(history.Row(0, 4, {'w': 4}))
+  assert (lines(files.metrics), lines(files.history)) == (2, 2)
+  start()
+  early.write_scalars(3, {'loss': 1.0})
+  early.write_row(history.Row(3, 2, {'w': 2}))
+  early.write_summary({})
+  assert (lines(files.metrics), lines(files.history)) == (2, 2)
+  assert not files.summary.exists()
+  with pytest.raises(ownership.TakenOver, match='has been taken over by'):
+    early.settle()
+
+
+def test_a_checkpoint_in_a_bucket_counts_once_orbax_has_said_so(store):
+  files = workdir.Workdir(store('half/run'))
+  (files.checkpoints / '20' / 'state' / 'd').write_bytes(b'half')
+  assert files.saved_steps == []
+  (files.checkpoints / '20' / 'commit_success.txt').write_text('')
+  assert files.saved_steps == [20]
 
 
 def test_a_damaged_checkpoint_in_a_bucket_is_set_aside(

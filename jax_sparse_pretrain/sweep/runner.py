@@ -169,7 +169,7 @@ class Runner:
       self._directory.run(self._runs[i].name).root
     )
     with ownership.locked(files):
-      pass  # What another process is at must not be replaced.
+      pass  # What another process is at must not be replaced on disk.
     while fork := self.forks()[i]:
       parent = self._runs[fork.parent]
       trunk = self._directory.trunk(parent.name, fork.step)

@@ -20,7 +20,7 @@ from typing import NoReturn
 import jax
 from jax._src import distributed
 
-from jax_sparse_pretrain.config import ConfigError
+from jax_sparse_pretrain.schema import ConfigError, one_line
 from jax_sparse_pretrain.training import agree, exit_status
 
 _POLL_SECONDS = 1.0
@@ -179,5 +179,4 @@ def answers(address: str) -> bool:
 
 def brief(error: BaseException) -> str:
   """Its kind, and the beginning of what it says."""
-  text = ' '.join(str(error).split())
-  return f'{type(error).__name__}: {text}'[:300]
+  return f'{type(error).__name__}: {one_line(error)}'[:300]

@@ -1,4 +1,4 @@
-"""The files of a run, and who may write to them."""
+"""The files of a run, and which run it is."""
 
 import dataclasses
 import json

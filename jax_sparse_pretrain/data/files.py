@@ -8,62 +8,33 @@ files in an object store, all.
 import array
 import functools
 import hashlib
-import io
 import json
 import os
-import pathlib
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from jax_sparse_pretrain import config, storage
+from jax_sparse_pretrain import config
+from jax_sparse_pretrain.data.matching import (
+  Path,
+  files_matching,
+  library_files,
+)
 
-# Not Python's library: packages installed beside it, its tests, and modules
-# that its build generates, which differ between machines.
-_NOT_STDLIB = {'site-packages', 'dist-packages', '__pycache__'}
-_NOT_STDLIB |= {'test', 'tests', 'idle_test'}
-_GENERATED = ('config-', '_sysconfigdata_')
-
-
-class _Fetched:
-  """A file of an object store, read once: each document would be a request."""
-
-  def __init__(self, path: pathlib.Path):
-    self._path, self.suffix = path, path.suffix
-
-  def __str__(self) -> str:
-    return str(self._path)
-
-  @functools.cached_property
-  def _content(self) -> bytes:
-    return self._path.read_bytes()
-
-  def read_bytes(self) -> bytes:
-    return self._content
-
-  def open(self, mode: str) -> BinaryIO:
-    del mode
-    return io.BytesIO(self._content)
-
-
-_Path = pathlib.Path | _Fetched
 _Opened = tuple['FileDocuments', 'FileDocuments', dict[str, Any]]
 
 
 def open_stdlib(data: config.Data) -> _Opened:
   """The modules of Python's standard library: a corpus on every machine."""
-  root = pathlib.Path(sysconfig.get_path('stdlib'))
-  modules = dict(sorted(_modules_below(root)))
-  return _open(modules, _module_text, data, "data.source = 'stdlib'")
+  return _open(library_files(), _module_text, data, "data.source = 'stdlib'")
 
 
 def open_text(data: config.Data) -> _Opened:
   """UTF-8 files, a document each, and .jsonl files, a document a line."""
   read = functools.partial(_text, data.text_feature)
   where = f'data.path = {data.path!r}'
-  return _open(_files_matching(data.path), read, data, where)
+  return _open(files_matching(data.path), read, data, where)
 
 
 class FileDocuments:
@@ -71,9 +42,9 @@ class FileDocuments:
 
   def __init__(
     self,
-    paths: list[_Path],
+    paths: list[Path],
     spans_Nx3: np.ndarray,
-    read: Callable[[_Path, bytes], str],
+    read: Callable[[Path, bytes], str],
   ):
     """Spans hold the index of a path, the first byte, the number of bytes."""
     self._paths, self._spans_Nx3, self._read = paths, spans_Nx3, read
@@ -115,8 +86,8 @@ class _Split:
 
 
 def _open(
-  files: Mapping[str, _Path],
-  read: Callable[[_Path, bytes], str],
+  files: Mapping[str, Path],
+  read: Callable[[Path, bytes], str],
   data: config.Data,
   where: str,
 ) -> _Opened:
@@ -146,7 +117,7 @@ def _open(
 
 
 def _documents(
-  path: _Path, read: Callable, piece_bytes: int, where: str
+  path: Path, read: Callable, piece_bytes: int, where: str
 ) -> Iterator[tuple[str, int, int, bytes]]:
   """Yields suffix to the file's name, first byte, size, text as UTF-8."""
   suffix = ''
@@ -159,7 +130,7 @@ def _documents(
     raise config.ConfigError(f'{where}: {path}{suffix}: {error}') from error
 
 
-def _spans(path: _Path, piece_bytes: int) -> Iterator[tuple[str, int, bytes]]:
+def _spans(path: Path, piece_bytes: int) -> Iterator[tuple[str, int, bytes]]:
   start = 0
   if path.suffix != '.jsonl':
     for piece in _pieces(path.read_bytes(), piece_bytes):
@@ -191,7 +162,7 @@ def _pieces(raw: bytes, piece_bytes: int) -> Iterator[bytes]:
     start = end
 
 
-def _text(feature: str, path: _Path, raw: bytes) -> str:
+def _text(feature: str, path: Path, raw: bytes) -> str:
   text = raw.decode()
   if path.suffix != '.jsonl':
     return text
@@ -203,47 +174,9 @@ def _text(feature: str, path: _Path, raw: bytes) -> str:
   return record[feature]
 
 
-def _module_text(path: _Path, raw: bytes) -> str:
+def _module_text(path: Path, raw: bytes) -> str:
   del path
   return raw.decode(errors='replace')  # A few modules are not UTF-8.
-
-
-def _modules_below(root: pathlib.Path) -> Iterator[tuple[str, pathlib.Path]]:
-  for folder, subfolders, names in os.walk(root):
-    # os.walk descends into what is left in the list.
-    subfolders[:] = [
-      name
-      for name in subfolders
-      if name not in _NOT_STDLIB and not name.startswith(_GENERATED)
-    ]
-    for name in names:
-      if name.endswith('.py') and not name.startswith(_GENERATED):
-        path = pathlib.Path(folder, name)
-        yield path.relative_to(root).as_posix(), path
-
-
-def _files_matching(pattern: str) -> dict[str, _Path]:
-  """Glob -> {path below the glob's fixed part: file}, sorted."""
-  try:
-    root, matches = _glob(pattern)
-  except (ValueError, NotImplementedError, OSError) as error:
-    raise config.ConfigError(
-      f'data.path = {pattern!r}: must be a glob of readable files: {error}'
-    ) from error
-  read = _Fetched if storage.is_remote(pattern) else lambda path: path
-  found = sorted((path.relative_to(root).as_posix(), path) for path in matches)
-  return {name: read(path) for name, path in found}
-
-
-def _glob(pattern: str) -> tuple[pathlib.Path, list[pathlib.Path]]:
-  """The fixed part, and the files that match; etils refuses `**`."""
-  whole = storage.as_path(pattern)
-  kind, parts = type(whole), whole.parts
-  wild = [any(c in part for c in '*?[') for part in parts]
-  n_fixed = wild.index(True) if any(wild) else len(parts) - 1
-  root = kind(*parts[:n_fixed])
-  matches = root.glob('/'.join(parts[n_fixed:]))
-  return root, [path for path in matches if path.is_file()]
 
 
 def _share(name: bytes) -> float:

@@ -15,8 +15,8 @@ import concurrent.futures
 import multiprocessing
 from collections.abc import Sequence
 
-from jax_sparse_pretrain import train
-from jax_sparse_pretrain.training.ahead import program, report, topology
+from jax_sparse_pretrain import command_line
+from jax_sparse_pretrain.compile_ahead import program, report, topology
 
 SIZES = ('c4_58m', 'c4_162m', 'c4_468m', 'c4_1b')
 # Alike for all, so that what differs is the model and the mesh.
@@ -56,7 +56,7 @@ def row(name: str, mesh: str, rows: int | None = None) -> list[str]:
   keys = {f'mesh.{axis}': 1 for axis in ('data', 'fsdp', 'tensor')}
   keys |= {f'mesh.{a}': n for a, n in (x.split('=') for x in axes.split(','))}
   keys |= ALIKE | ({'batch_size': rows} if rows else {})
-  config = train.load_config(
+  config = command_line.load_config(
     f'configs/{name}.py', [f'--config.{k}={v}' for k, v in keys.items()]
   )
   ahead = program.compile_ahead(config, topology.parse(where))

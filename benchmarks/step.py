@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from jax_sparse_pretrain import train
+from jax_sparse_pretrain import command_line
 from jax_sparse_pretrain.config import Config
 from jax_sparse_pretrain.model.decoder import Decoder
 from jax_sparse_pretrain.training import setup
@@ -126,8 +126,10 @@ def main() -> None:
   print(f'  {"update":>9}  {"sparse/dense":>15}  {"dense/by hand":>15}')
   for size, changes in SIZES.items():
     changes = [*changes, *overrides]
-    sparse = train.load_config(SMOKE, changes)
-    dense = train.load_config(SMOKE, [*changes, '--config.pruning.sparsity=0'])
+    sparse = command_line.load_config(SMOKE, changes)
+    dense = command_line.load_config(
+      SMOKE, [*changes, '--config.pruning.sparsity=0']
+    )
     ours = our_step(sparse)
     steps = {
       'sparse': ours,

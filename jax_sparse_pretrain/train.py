@@ -8,19 +8,13 @@ state.
 
 import argparse
 import contextlib
-import functools
-import pathlib
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
-from absl import flags
-from ml_collections import config_flags
-
+from jax_sparse_pretrain import command_line
 from jax_sparse_pretrain import config as config_lib
-from jax_sparse_pretrain import schema
-from jax_sparse_pretrain.training import exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _require('--config', args.config)
     if args.topology and not args.compile_only:
       raise config_lib.ConfigError('--topology: only with --compile_only')
-    config = load_config(args.config, overrides)
+    config = command_line.load_config(args.config, overrides)
     if args.plan:
       return _show_plan(config)
     if args.compile_only:
@@ -39,18 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _train(config, args)
   except config_lib.ConfigError as error:
     print(f'error: {error}', file=sys.stderr)
-    return exit_status.BAD_INPUT
-
-
-class Parser(argparse.ArgumentParser):
-  """Refuses with a ConfigError."""
-
-  def error(self, message: str) -> NoReturn:
-    raise config_lib.ConfigError(f'{message}; see --help')
+    return command_line.BAD_INPUT
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = Parser(
+  parser = command_line.Parser(
     prog='python -m jax_sparse_pretrain.train',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -122,53 +109,6 @@ def _require(name: str, value: str | None) -> None:
     raise config_lib.ConfigError(f'{name}: must be given; see --help')
 
 
-def load_config(path: str, overrides: Sequence[str]) -> config_lib.Config:
-  """Config file and `--config.KEY=VALUE` overrides -> checked config.
-
-  Raises:
-    ConfigError: for anything that is not a valid config.
-  """
-  if not pathlib.Path(path.split(':')[0]).is_file():
-    raise config_lib.ConfigError(f'--config = {path}: must be a file')
-  argv = ['train', f'--config={path}', *overrides]
-  define = functools.partial(config_flags.DEFINE_config_file, 'config')
-  return config_lib.from_dict(read_flags(path, define, argv))
-
-
-def read_flags(path: str, define: Callable, argv: list[str]) -> dict[str, Any]:
-  """The config that `define` declares, with what `argv` overrides.
-
-  Raises:
-    ConfigError: naming the path.
-  """
-  values = flags.FlagValues()
-  with running_file(path):
-    define(flag_values=values, sys_argv=argv)
-    rest = values(argv)[1:]
-    loaded = values.config.to_dict()
-  if rest:
-    raise config_lib.ConfigError(f'{rest[0]}: is not an argument; see --help')
-  return loaded
-
-
-@contextlib.contextmanager
-def running_file(path: str) -> Iterator[None]:
-  """A config file may import those beside it, as a script may.
-
-  Its errors are ConfigErrors: the file is the user's, and may do anything.
-  """
-  folder = str(pathlib.Path(path.split(':')[0]).parent.resolve())
-  sys.path.insert(0, folder)
-  try:
-    yield
-  except (Exception, SystemExit) as error:
-    raise config_lib.ConfigError(
-      f'--config = {path}: {schema.one_line(error)}'
-    ) from error
-  finally:
-    sys.path.remove(folder)
-
-
 def _show_plan(config: config_lib.Config) -> int:
   from jax_sparse_pretrain.training import recipe, report
 
@@ -182,23 +122,25 @@ def _show_plan(config: config_lib.Config) -> int:
 def _compile_only(config: config_lib.Config, name: str | None) -> int:
   """Status 0 if the step fits, or no chip is named; 1 if it does not."""
   _require('--topology', name)
-  from jax_sparse_pretrain.training.ahead import program, report, topology
+  from jax_sparse_pretrain.compile_ahead import program, report, topology
 
   ahead = program.compile_ahead(config, topology.parse(name))
   print(report.ahead_table(ahead))
-  return exit_status.FAILED if ahead.fits is False else 0
+  return command_line.FAILED if ahead.fits is False else 0
 
 
 def _train(config: config_lib.Config, args: argparse.Namespace) -> int:
-  from jax_sparse_pretrain.training.signals import StopRequest
+  from jax_sparse_pretrain.command_line import StopRequest
 
   with StopRequest() as stop:
     # Imported here, so that --help and bad configs answer at once.
-    from jax_sparse_pretrain.training import cluster
+    from jax_sparse_pretrain import distributed
 
-    options = {name: getattr(args, name) for name in cluster.Options._fields}
-    return cluster.run_joined(
-      cluster.Options(**options),
+    options = {
+      name: getattr(args, name) for name in distributed.Options._fields
+    }
+    return distributed.run_joined(
+      distributed.Options(**options),
       stop,
       lambda stop: _train_joined(config, args, stop),
     )
@@ -208,33 +150,37 @@ def _train_joined(
   config: config_lib.Config, args: argparse.Namespace, stop
 ) -> int:
   """What every process of the run does."""
-  from jax_sparse_pretrain.training import agree, ownership, setup, workdir
+  from jax_sparse_pretrain import distributed
+  from jax_sparse_pretrain.runs import lock, workdir
+  from jax_sparse_pretrain.training import setup
 
-  agree.on_primary(lambda: workdir.open_workdir(args.workdir))
-  root = agree.together(lambda: workdir.root_of(args.workdir))
-  agree.check_shared(root)
-  experiment = agree.together(lambda: setup.set_up(config))
-  agree.check_alike({**experiment.resolved, '--fork': args.fork})
+  distributed.on_primary(lambda: workdir.open_workdir(args.workdir))
+  root = distributed.together(lambda: workdir.root_of(args.workdir))
+  distributed.check_shared(root)
+  experiment = distributed.together(lambda: setup.set_up(config))
+  distributed.check_alike({**experiment.resolved, '--fork': args.fork})
   files = workdir.Workdir(root)
   with contextlib.ExitStack() as stack:
-    lock = ownership.locked(files)
-    claim = agree.on_primary(lambda: stack.enter_context(lock))
+    lock = lock.locked(files)
+    claim = distributed.on_primary(lambda: stack.enter_context(lock))
     return _train_claimed(experiment, files, args.fork, stop, claim)
 
 
 def _train_claimed(experiment, files, fork: bool, stop, claim) -> int:
-  from jax_sparse_pretrain.training import agree, loop, workdir
-  from jax_sparse_pretrain.training.checkpoint import CheckpointError
-  from jax_sparse_pretrain.training.meter import NonFiniteError
-  from jax_sparse_pretrain.training.ownership import TakenOver
-  from jax_sparse_pretrain.training.signals import Stopped
+  from jax_sparse_pretrain import distributed
+  from jax_sparse_pretrain.command_line import Stopped
+  from jax_sparse_pretrain.runs import workdir
+  from jax_sparse_pretrain.runs.checkpoint import CheckpointError
+  from jax_sparse_pretrain.runs.lock import TakenOver
+  from jax_sparse_pretrain.training import loop
+  from jax_sparse_pretrain.training.metrics import NonFiniteError
 
-  previous = agree.on_primary(
+  previous = distributed.on_primary(
     lambda: workdir.check_same_run(files, experiment.resolved, fork)
   )
   finished = None
   if not (previous and previous.changes):
-    finished = agree.on_primary(
+    finished = distributed.on_primary(
       lambda: workdir.finished_summary(files, experiment.plan.steps)
     )
   try:
@@ -242,13 +188,13 @@ def _train_claimed(experiment, files, fork: bool, stop, claim) -> int:
       experiment, files, stop, previous, claim=claim
     )
   except Stopped as stopped:
-    if agree.is_primary():
+    if distributed.is_primary():
       print(stopped, file=sys.stderr)
-    return exit_status.STOPPED
+    return command_line.STOPPED
   except (NonFiniteError, CheckpointError, TakenOver) as error:
     print(f'error: {error}', file=sys.stderr)
-    return exit_status.FAILED
-  agree.on_primary(lambda: _show_outcome(summary, files))
+    return command_line.FAILED
+  distributed.on_primary(lambda: _show_outcome(summary, files))
   return 0
 
 

@@ -12,9 +12,9 @@ import signal
 import sys
 import time
 
+from jax_sparse_pretrain import distributed
+from jax_sparse_pretrain.command_line import StopRequest
 from jax_sparse_pretrain.config import ConfigError
-from jax_sparse_pretrain.training import agree, cluster
-from jax_sparse_pretrain.training.signals import StopRequest
 
 HEARTBEAT_TIMEOUT = 10  # seconds
 ERRORS = {'error': ArithmeticError, 'ConfigError': ConfigError}
@@ -23,7 +23,7 @@ ERRORS = {'error': ArithmeticError, 'ConfigError': ConfigError}
 def main(
   process: int, processes: int, coordinator: str, directory: str, end: str
 ) -> int:
-  options = cluster.Options(
+  options = distributed.Options(
     coordinator, process, processes, heartbeat_timeout=HEARTBEAT_TIMEOUT
   )
 
@@ -31,26 +31,28 @@ def main(
     check_agreement(process, processes, pathlib.Path(directory))
     print('stopped at', steps_until_stopped(stop, process), flush=True)
     leave(end)
-    agree.gather('the end')
+    distributed.gather('the end')
     if end == 'early':
       time.sleep(1)  # The others have to hear of the end first.
       os._exit(9)
     return 75
 
   with StopRequest() as stop:
-    return cluster.run_joined(options, stop, work)
+    return distributed.run_joined(options, stop, work)
 
 
 def check_agreement(process, processes, directory):
   for number in range(3):
     everyone = [(each, number) for each in range(processes)]
-    assert agree.gather((process, number)) == everyone
-  assert agree.on_primary(lambda: process) == 0
-  say_refusal(lambda: agree.together(lambda: only_in(0, process)))
-  say_refusal(lambda: agree.together(lambda: only_in(1, process)))
-  say_refusal(lambda: agree.check_alike({'plan': 1, 'config': {'a': process}}))
-  agree.check_shared(directory)
-  say_refusal(lambda: agree.check_shared(directory / str(process)))
+    assert distributed.gather((process, number)) == everyone
+  assert distributed.on_primary(lambda: process) == 0
+  say_refusal(lambda: distributed.together(lambda: only_in(0, process)))
+  say_refusal(lambda: distributed.together(lambda: only_in(1, process)))
+  say_refusal(
+    lambda: distributed.check_alike({'plan': 1, 'config': {'a': process}})
+  )
+  distributed.check_shared(directory)
+  say_refusal(lambda: distributed.check_shared(directory / str(process)))
 
 
 def leave(end):
@@ -81,7 +83,9 @@ def steps_until_stopped(stop, process: int) -> int:
       os.kill(os.getpid(), signal.SIGTERM)
     if stop.is_due():
       return step
-    agree.gather(step)  # As the collectives of a step do, it keeps them close.
+    distributed.gather(
+      step
+    )  # As the collectives of a step do, it keeps them close.
     time.sleep(0.01 * process)
   raise AssertionError('nobody was told to stop')
 

@@ -10,10 +10,11 @@ import pathlib
 import jax
 import numpy as np
 
-from jax_sparse_pretrain import sharding, train
-from jax_sparse_pretrain.training import agree, cluster, resume, setup
-from jax_sparse_pretrain.training.checkpoint import Checkpoints
-from jax_sparse_pretrain.training.signals import StopRequest
+from jax_sparse_pretrain import command_line, distributed, sharding
+from jax_sparse_pretrain.command_line import StopRequest
+from jax_sparse_pretrain.runs import resume
+from jax_sparse_pretrain.runs.checkpoint import Checkpoints
+from jax_sparse_pretrain.training import setup
 
 N_BATCHES = 3
 
@@ -41,14 +42,14 @@ def main():
   parser.add_argument('--processes', type=int)
   args = parser.parse_args()
   out = pathlib.Path(args.out)
-  options = cluster.Options(args.coordinator, args.process, args.processes)
+  options = distributed.Options(args.coordinator, args.process, args.processes)
   with StopRequest() as stop:
-    cluster.run_joined(options, stop, lambda stop: work(args, out))
+    distributed.run_joined(options, stop, lambda stop: work(args, out))
 
 
 def work(args, out):
-  config = train.load_config(args.config, [])
-  experiment = agree.together(lambda: setup.set_up(config))
+  config = command_line.load_config(args.config, [])
+  experiment = distributed.together(lambda: setup.set_up(config))
   checkpoints = Checkpoints(pathlib.Path(args.checkpoints), keep=3)
   start, batches, masks = go_on(experiment, checkpoints)
   rows = sharding.local_rows(
@@ -58,7 +59,7 @@ def work(args, out):
   copies = Checkpoints(out / 'checkpoints', keep=1)
   copies.save(start.step, start.state, {}, {})
   copies.wait()
-  if agree.is_primary():
+  if distributed.is_primary():
     np.savez(out / 'masks.npz', **masks)
   experiment.batches.close()
   checkpoints.close()

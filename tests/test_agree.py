@@ -11,7 +11,7 @@ import jax
 import processes
 import pytest
 
-from jax_sparse_pretrain.training import exit_status
+from jax_sparse_pretrain import command_line
 
 # jax 0.8 ends a process by itself, with 1, in the moment that it is noticed.
 RUNTIME_IS_FIRST = tuple(map(int, jax.__version__.split('.')[:2])) < (0, 9)
@@ -69,7 +69,7 @@ def assert_lost(end, line):
   """Left with a line, beside what the runtime says at the same time."""
   if RUNTIME_IS_FIRST and end.status == 1:
     return
-  assert end.status == exit_status.LOST, end
+  assert end.status == command_line.LOST, end
   [said] = [each for each in end.errors if each.startswith('error: ')]
   assert said.startswith(f'error: {line}'), end
   assert 'the same command on all processes goes on' in said
@@ -106,8 +106,8 @@ def test_who_is_lost_at_the_very_end_changes_nothing(tmp_path, victim):
 
 
 ALONE = {
-  'error': (exit_status.FAILED_ALONE, 'ArithmeticError: mine alone'),
-  'ConfigError': (exit_status.BAD_INPUT, 'error: mine alone'),
+  'error': (command_line.FAILED_ALONE, 'ArithmeticError: mine alone'),
+  'ConfigError': (command_line.BAD_INPUT, 'error: mine alone'),
 }
 
 

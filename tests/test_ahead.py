@@ -13,11 +13,9 @@ import pytest
 import tiny
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jax_sparse_pretrain import command_line, hardware, train
 from jax_sparse_pretrain import config as config_lib
-from jax_sparse_pretrain import train
-from jax_sparse_pretrain.model import counts
-from jax_sparse_pretrain.training import hardware, setup
-from jax_sparse_pretrain.training.ahead import (
+from jax_sparse_pretrain.compile_ahead import (
   collectives,
   execution,
   hlo,
@@ -28,6 +26,8 @@ from jax_sparse_pretrain.training.ahead import (
   traffic,
   work,
 )
+from jax_sparse_pretrain.model import counts
+from jax_sparse_pretrain.training import setup
 from jax_sparse_pretrain.training.report import WIDTH
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
@@ -92,7 +92,7 @@ def test_a_model_larger_than_the_machine_is_lowered_at_once():
   """1.2B parameters: 16 GB of state on each of eight devices."""
   before = len(jax.live_arrays())
   changes = ['--config.mesh.data=-1', '--config.mesh.fsdp=1']
-  config = train.load_config(str(CONFIGS / 'c4_1b.py'), changes)
+  config = command_line.load_config(str(CONFIGS / 'c4_1b.py'), changes)
   parts = setup.make_parts(config, topology.devices(EIGHT))
   assert 'stablehlo' in program.lower_train_step(config, parts).as_text()
   total = memory.shard_bytes(parts.programs.abstract_state)

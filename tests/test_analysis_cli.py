@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from written import COUNTS, DENSE, STEPS, per_step, write_run
 
+from jax_sparse_pretrain import text as tables
 from jax_sparse_pretrain.analysis import (
   ScalingLaw,
   ScalingLawFit,
   average_parameters,
   load_runs,
-  tables,
 )
 from jax_sparse_pretrain.analysis.__main__ import PROGRAM, main
 from jax_sparse_pretrain.analysis.verbs import VERBS

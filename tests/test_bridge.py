@@ -11,13 +11,14 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jax_sparse_pretrain import pruning, train
+from jax_sparse_pretrain import command_line, pruning
 from jax_sparse_pretrain.model.decoder import Decoder
-from jax_sparse_pretrain.pruning import bridge, upstream
+from jax_sparse_pretrain.pruning.jaxpruner import bridge, upstream
+from jax_sparse_pretrain.runs import checkpoint
 from jax_sparse_pretrain.schedule import PruningSchedule
-from jax_sparse_pretrain.training import checkpoint, recipe, step
 from jax_sparse_pretrain.training import loss as loss_lib
 from jax_sparse_pretrain.training import optimizer as optimizer_lib
+from jax_sparse_pretrain.training import recipe, step
 
 SMOKE = pathlib.Path(__file__).parents[1] / 'configs' / 'smoke.py'
 GLOBAL = ('global_magnitude', 'global_saliency')
@@ -182,7 +183,7 @@ class Smoke:
   """The parts of a run of the smoke model, on short rows."""
 
   def __init__(self, algorithm):
-    config = train.load_config(str(SMOKE), [])
+    config = command_line.load_config(str(SMOKE), [])
     self.model = Decoder(config.model, lambda x, axes: x)
     self.kernels = recipe.model_kernels(config.model)
     self.pruner = make_pruner(algorithm, self.kernels)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tiny
 
+from jax_sparse_pretrain.runs.checkpoint import CheckpointError, Checkpoints
 from jax_sparse_pretrain.training import setup
-from jax_sparse_pretrain.training.checkpoint import CheckpointError, Checkpoints
 from jax_sparse_pretrain.training.step import TrainState
 
 ONE = (('data', 1), ('fsdp', 1), ('tensor', 1))

@@ -4,10 +4,9 @@ import pathlib
 
 import pytest
 
-from jax_sparse_pretrain import train
+from jax_sparse_pretrain import distributed, train
+from jax_sparse_pretrain.command_line import StopRequest
 from jax_sparse_pretrain.config import ConfigError
-from jax_sparse_pretrain.training import cluster
-from jax_sparse_pretrain.training.signals import StopRequest
 
 SMOKE = pathlib.Path(__file__).parents[1] / 'configs' / 'smoke.py'
 SLURM = {
@@ -33,13 +32,16 @@ def test_several_processes_are_detected(case, monkeypatch):
   environment, are_several = CLUSTERS[case]
   for name, value in environment.items():
     monkeypatch.setenv(name, value)
-  assert cluster._are_several(cluster.Options()) == are_several
+  assert distributed._are_several(distributed.Options()) == are_several
 
 
 def test_one_process_has_nobody_to_wait_for():
-  for options in (cluster.Options(), cluster.Options('nowhere:1', 0, 1)):
+  for options in (
+    distributed.Options(),
+    distributed.Options('nowhere:1', 0, 1),
+  ):
     with StopRequest() as stop:
-      assert cluster.run_joined(options, stop, lambda it: it is stop)
+      assert distributed.run_joined(options, stop, lambda it: it is stop)
 
 
 def test_a_cluster_that_cannot_be_asked_is_an_error(monkeypatch):
@@ -48,7 +50,7 @@ def test_a_cluster_that_cannot_be_asked_is_an_error(monkeypatch):
   with pytest.raises(
     ConfigError, match='SlurmCluster of JAX: .* --coordinator'
   ):
-    cluster._are_several(cluster.Options())
+    distributed._are_several(distributed.Options())
 
 
 BAD_OPTIONS = {

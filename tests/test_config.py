@@ -6,8 +6,8 @@ import re
 import pytest
 
 from jax_sparse_pretrain import config, train
+from jax_sparse_pretrain.command_line import load_config
 from jax_sparse_pretrain.model import counts
-from jax_sparse_pretrain.train import load_config
 from jax_sparse_pretrain.training import recipe
 
 CONFIGS = sorted(

@@ -22,7 +22,7 @@ import yaml
 from cloud import LAUNCH, ROOT, Cloud
 from packaging.requirements import Requirement
 
-from jax_sparse_pretrain.training import exit_status
+from jax_sparse_pretrain import command_line
 
 TPU_SCRIPTS = sorted(path.name for path in LAUNCH.glob('tpu_*.sh'))
 SBATCH = sorted(path.name for path in LAUNCH.glob('*.sbatch'))
@@ -738,7 +738,7 @@ def test_gke_job_starts_again_as_often_as_it_is_preempted_or_stopped(job_set):
     {'type': 'DisruptionTarget', 'status': 'True'}
   ]
   codes = stopped['onExitCodes']
-  assert (codes['operator'], codes['values']) == ('In', [exit_status.STOPPED])
+  assert (codes['operator'], codes['values']) == ('In', [command_line.STOPPED])
   pod = job['template']['spec']
   # Which podFailurePolicy asks for.
   assert pod['restartPolicy'] == 'Never'

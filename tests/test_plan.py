@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 
-from jax_sparse_pretrain import train
+from jax_sparse_pretrain import command_line, train
 from jax_sparse_pretrain.analysis import (
   ScalingLaw,
   fit_scaling_law,
@@ -123,7 +123,7 @@ def test_a_size_that_no_model_has_is_refused():
 
 def test_the_bases_have_the_sizes_that_are_said():
   for path, linear in BASES.items():
-    config = train.load_config(str(ROOT / path), [])
+    config = command_line.load_config(str(ROOT / path), [])
     assert counts.linear_parameters(config.model) == linear
 
 
@@ -279,7 +279,9 @@ def test_train_makes_the_same_run_of_the_command(plans, monkeypatch):
   monkeypatch.chdir(ROOT)
   for run in plans.runs:
     first, *overrides = run.command
-    config = train.load_config(first.removeprefix('--config='), overrides)
+    config = command_line.load_config(
+      first.removeprefix('--config='), overrides
+    )
     made = recipe.make_plan(config)
     assert made.steps == run.plan.steps
     # The base says what fits into memory.
@@ -311,7 +313,9 @@ def test_other_ramps_reach_train_too(schedule, monkeypatch):
   )
   for run in sparse_runs(plans):
     first, *overrides = run.command
-    config = train.load_config(first.removeprefix('--config='), overrides)
+    config = command_line.load_config(
+      first.removeprefix('--config='), overrides
+    )
     made = recipe.make_plan(config).schedule
     np.testing.assert_array_equal(
       made.kept_fractions, run.plan.schedule.kept_fractions
@@ -353,7 +357,7 @@ def test_the_command_takes_a_config_of_the_users(tmp_path, monkeypatch):
   )
   [run] = sparse_runs(plans)
   assert run.command[0] == '--config=configs/smoke.py'
-  config = train.load_config('configs/smoke.py', run.command[1:])
+  config = command_line.load_config('configs/smoke.py', run.command[1:])
   assert recipe.make_plan(config).steps == run.plan.steps
   assert counts.linear_parameters(config.model) == run.linear_parameters
 

@@ -20,9 +20,10 @@ from processes import (
 )
 from run_files import Run, assert_same_run
 
-from jax_sparse_pretrain import snapshots, train
-from jax_sparse_pretrain.training import setup, watch
-from jax_sparse_pretrain.training.checkpoint import Checkpoints
+from jax_sparse_pretrain import command_line, distributed
+from jax_sparse_pretrain.runs import snapshots
+from jax_sparse_pretrain.runs.checkpoint import Checkpoints
+from jax_sparse_pretrain.training import setup
 
 pytestmark = pytest.mark.slow
 
@@ -124,7 +125,7 @@ def assert_same_arrays(a, b):
 
 @pytest.mark.parametrize('n_devices', [8, 4, 1])
 def test_one_process_loads_what_two_have_saved(launcher, two, n_devices):
-  config = train.load_config(str(launcher.config), [])
+  config = command_line.load_config(str(launcher.config), [])
   experiment = setup.set_up(config, jax.devices()[:n_devices])
   checkpoints = Checkpoints(two[0] / 'checkpoints', keep=3)
   restored = checkpoints.restore_newest(experiment.abstract_state)
@@ -167,7 +168,7 @@ def test_two_processes_go_on_where_one_has_stopped(launcher, one, tmp_path):
   copy, original = (Run(where).checkpoint(SAVE_EVERY) for where in (out, start))
   assert_same_arrays(copy, original)
 
-  config = train.load_config(str(launcher.config), [])
+  config = command_line.load_config(str(launcher.config), [])
   experiment = setup.set_up(config)
   checkpoints = Checkpoints(start / 'checkpoints', keep=3)
   _, batches, masks = process_worker.go_on(experiment, checkpoints)
@@ -297,7 +298,7 @@ def test_sigterm_while_others_are_awaited_is_heard(launcher, tmp_path):
     *(f'--coordinator=127.0.0.1:{port}', '--process=0', '--processes=2'),
   )
   alone = launcher.start(command, 1)
-  while not watch.answers(f'127.0.0.1:{port}'):
+  while not distributed.answers(f'127.0.0.1:{port}'):
     assert alone.poll() is None, processes.outcome([alone])
   alone.send_signal(signal.SIGTERM)
   [end] = processes.outcome([alone], timeout=30)

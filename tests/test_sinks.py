@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jax_sparse_pretrain import config
-from jax_sparse_pretrain.training import sinks
+from jax_sparse_pretrain.runs import sinks
 
 NO_TENSORBOARD = config.Logging(tensorboard=False)
 

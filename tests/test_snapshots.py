@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tiny
 
-from jax_sparse_pretrain import snapshots
-from jax_sparse_pretrain.training import loop, setup, workdir
-from jax_sparse_pretrain.training.signals import StopRequest
+from jax_sparse_pretrain.command_line import StopRequest
+from jax_sparse_pretrain.runs import snapshots, workdir
+from jax_sparse_pretrain.training import loop, setup
 
 
 def some_masks(seed, share=0.5):
@@ -55,7 +55,7 @@ def test_masks_of_different_kernels_do_not_compare():
 
 def test_reading_needs_no_jax():
   code = (
-    'import sys; import jax_sparse_pretrain.snapshots; '
+    'import sys; import jax_sparse_pretrain.runs.snapshots; '
     "sys.exit('jax' in sys.modules)"
   )
   subprocess.run([sys.executable, '-c', code], check=True)

@@ -4,9 +4,9 @@ import numpy as np
 import optax
 import pytest
 
-from jax_sparse_pretrain import pruning
+from jax_sparse_pretrain import hardware, pruning
 from jax_sparse_pretrain.config import Optimizer
-from jax_sparse_pretrain.training import evaluate, hardware, step
+from jax_sparse_pretrain.training import evaluate, step
 from jax_sparse_pretrain.training import optimizer as optimizer_lib
 
 KERNELS = {'dense/kernel': pruning.Kernel((6, 4), stacked=False)}

@@ -17,7 +17,7 @@ import test_sweep
 from run_files import Run, assert_same_run
 
 from jax_sparse_pretrain import history
-from jax_sparse_pretrain.training import output, ownership, sinks, workdir
+from jax_sparse_pretrain.runs import lock, output, sinks, workdir
 
 pytestmark = pytest.mark.slow
 
@@ -169,7 +169,7 @@ def test_what_another_start_has_claimed_is_not_written(store, monkeypatch):
   history.write(files.history, header)
 
   def start():
-    with ownership.locked(files) as claim:
+    with lock.locked(files) as claim:
       metrics = sinks.JsonLines(files.metrics)
       past = history.read(files.history)
       return output.Output(files, claim, past, [metrics])
@@ -190,7 +190,7 @@ def test_what_another_start_has_claimed_is_not_written(store, monkeypatch):
   early.write_summary({})
   assert (lines(files.metrics), lines(files.history)) == (2, 2)
   assert not files.summary.exists()
-  with pytest.raises(ownership.TakenOver, match='has been taken over by'):
+  with pytest.raises(lock.TakenOver, match='has been taken over by'):
     early.settle()
 
 

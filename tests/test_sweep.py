@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from run_files import Run, assert_same_run
 
-from jax_sparse_pretrain import analysis, snapshots
+from jax_sparse_pretrain import analysis
 from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
+from jax_sparse_pretrain.runs import lock, snapshots, workdir
 from jax_sparse_pretrain.sweep import sweep_file
 from jax_sparse_pretrain.sweep.__main__ import main
-from jax_sparse_pretrain.training import ownership, workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
 HEAD = """
@@ -424,7 +424,7 @@ def test_a_failed_run_does_not_stop_the_others(
   path = write_sweep(tmp_path, FAILING)
   directory = tmp_path / 'sweep'
   busy = workdir.open_workdir(directory / 'runs' / 'd20')
-  with ownership.locked(busy):
+  with lock.locked(busy):
     output = command.sweep(path, directory, status=1)
   assert 'Finished: 2 of 4 runs' in output
   errors = [line for line in output.splitlines() if line.startswith('error')]

@@ -14,11 +14,12 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny
 
+from jax_sparse_pretrain import command_line, history, train
 from jax_sparse_pretrain import data as data_lib
-from jax_sparse_pretrain import history, train
+from jax_sparse_pretrain.command_line import Stopped, StopRequest
 from jax_sparse_pretrain.model.decoder import Decoder
-from jax_sparse_pretrain.training import loop, ownership, setup, workdir
-from jax_sparse_pretrain.training.signals import Stopped, StopRequest
+from jax_sparse_pretrain.runs import lock, workdir
+from jax_sparse_pretrain.training import loop, setup
 
 SMOKE = pathlib.Path(__file__).parents[1] / 'configs' / 'smoke.py'
 STEPS, SPARSITY = 30, 0.8
@@ -429,7 +430,7 @@ def test_a_dense_run_has_one_row_of_history_and_no_masks(dense):
 
 
 def die_in_the_first_step_of_a_fork(run, argv):
-  config = train.load_config(str(SMOKE), argv[2:])
+  config = command_line.load_config(str(SMOKE), argv[2:])
   experiment = setup.set_up(config)
 
   def controls(step):
@@ -492,7 +493,7 @@ def test_a_fork_cannot_move_mask_updates_into_the_past(
 
 def test_only_one_process_trains_in_a_workdir(finished, capsys):
   files = workdir.open_workdir(finished)
-  with ownership.locked(files):
+  with lock.locked(files):
     assert train.main(command(finished)) == 2
   [line] = capsys.readouterr().err.splitlines()
   assert 'another process is training in it' in line

@@ -10,10 +10,11 @@ from run_files import Run, assert_same_run
 from test_bridge import ALGORITHMS, GLOBAL, SPARSE_FROM_THE_START
 from tiny import tiny_config
 
-from jax_sparse_pretrain import history, snapshots
+from jax_sparse_pretrain import history
+from jax_sparse_pretrain.command_line import StopRequest
 from jax_sparse_pretrain.config import ConfigError
-from jax_sparse_pretrain.training import loop, setup, workdir
-from jax_sparse_pretrain.training.signals import StopRequest
+from jax_sparse_pretrain.runs import snapshots, workdir
+from jax_sparse_pretrain.training import loop, setup
 
 # The update of step 4 is the last thing that the checkpoint at 5 has done.
 STEPS, UPDATES, SAVE_EVERY = 40, (4, 8, 12, 16), 5

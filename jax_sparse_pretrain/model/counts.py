@@ -56,3 +56,13 @@ def attention_flops_per_token(model: config_lib.Model) -> int:
 def flops_per_token(model: config_lib.Model, nonzero: float) -> float:
   """Model FLOPs of a training token with `nonzero` linear parameters."""
   return 6 * nonzero + attention_flops_per_token(model)
+
+
+def training_flops(parameters: float, tokens: float) -> float:
+  """C = 6 N D: two FLOPs a weight forward and four backward, for each token.
+
+  Args:
+    parameters: N, or N_avg for a run that is pruned on its way.
+    tokens: D.
+  """
+  return 6 * parameters * tokens

@@ -13,9 +13,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from jax_sparse_pretrain import command_line
+from jax_sparse_pretrain.command_line import Parser
 from jax_sparse_pretrain.config import ConfigError
-from jax_sparse_pretrain.train import Parser
-from jax_sparse_pretrain.training import exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _sweep(args, overrides)
   except ConfigError as error:
     print(f'error: {error}', file=sys.stderr)
-    return exit_status.BAD_INPUT
+    return command_line.BAD_INPUT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,7 +84,7 @@ def _collect(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-  from jax_sparse_pretrain.training.signals import StopRequest
+  from jax_sparse_pretrain.command_line import StopRequest
 
   with StopRequest() as stop:
     # Imported here, so that --help answers at once.

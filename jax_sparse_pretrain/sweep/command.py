@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jax_sparse_pretrain import command_line
+from jax_sparse_pretrain.command_line import Stopped, StopRequest
+from jax_sparse_pretrain.runs import lock, workdir
 from jax_sparse_pretrain.sweep import directory as directory_lib
 from jax_sparse_pretrain.sweep import forest, prefixes, report, shares, table
 from jax_sparse_pretrain.sweep.directory import Directory
 from jax_sparse_pretrain.sweep.runner import Runner
 from jax_sparse_pretrain.sweep.sweep_file import Run, read_sweep
-from jax_sparse_pretrain.training import exit_status, ownership, workdir
-from jax_sparse_pretrain.training.signals import Stopped, StopRequest
 
 
 def run(
@@ -46,7 +47,7 @@ def run(
   if args.plan:
     return 0
   name = f'.lock-{args.index or 0}-of-{args.count or 1}'
-  with ownership.locked(workdir.Workdir(directory.root), name):
+  with lock.locked(workdir.Workdir(directory.root), name):
     return _train(runner, runs, directory, stop)
 
 
@@ -68,11 +69,11 @@ def _train(
     runner.train_all(stop)
   except Stopped as stopped:
     print(stopped, file=sys.stderr)
-    return exit_status.STOPPED
+    return command_line.STOPPED
   n_failed = len(runner.failures)
   print(f'Finished: {len(runs) - n_failed:,} of {len(runs):,} runs')
   if directory.table.exists():
     print(f'Table: {directory.table}')
   for name, reason in runner.failures.items():
     print(f'error: run {name}: {reason}', file=sys.stderr)
-  return exit_status.FAILED if n_failed else 0
+  return command_line.FAILED if n_failed else 0

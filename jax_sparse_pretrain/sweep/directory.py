@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.config import ConfigError
+from jax_sparse_pretrain.runs import workdir as workdir_lib
+from jax_sparse_pretrain.runs.branches import PARTIAL
+from jax_sparse_pretrain.runs.workdir import Workdir
 from jax_sparse_pretrain.schema import one_line
 from jax_sparse_pretrain.sweep.sweep_file import Run
-from jax_sparse_pretrain.training import workdir as workdir_lib
-from jax_sparse_pretrain.training.branches import PARTIAL
-from jax_sparse_pretrain.training.workdir import Workdir
 
 
 class Directory(NamedTuple):

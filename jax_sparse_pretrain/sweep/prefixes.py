@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jax_sparse_pretrain.sweep.sweep_file import Run
-from jax_sparse_pretrain.training import keys, optimizer, recipe
+from jax_sparse_pretrain.training import optimizer, program_keys, recipe
 
 
 class Recipe(NamedTuple):
@@ -34,7 +34,7 @@ def make_recipe(run: Run) -> Recipe:
   pruner = recipe.make_pruner(config, plan, kernels)
   rates = optimizer.learning_rates(config.optimizer, plan.steps)
   controls = recipe.make_controls(config, plan, pruner, rates)
-  key = keys.prefix_key(config)
+  key = program_keys.prefix_key(config)
   steps = [] if key is None else plan.schedule.update_steps.tolist()
   return Recipe(
     key=key,

@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jax_sparse_pretrain.analysis.tables import Line, grid, listing
 from jax_sparse_pretrain.model import counts
+from jax_sparse_pretrain.runs import workdir
 from jax_sparse_pretrain.sweep import directory as directory_lib
 from jax_sparse_pretrain.sweep import shares
 from jax_sparse_pretrain.sweep.directory import Directory
 from jax_sparse_pretrain.sweep.forest import Fork, most_trunks
 from jax_sparse_pretrain.sweep.sweep_file import Run
-from jax_sparse_pretrain.training import keys, workdir
+from jax_sparse_pretrain.text import Line, listing, table
+from jax_sparse_pretrain.training import program_keys
 from jax_sparse_pretrain.training.progress import duration
 
 
@@ -60,7 +61,7 @@ def _paces(
     files = directory.run(run.name)
     summary = workdir.finished_summary(files, run.plan.steps)
     pace = summary['wall_seconds'] / run.plan.steps
-    seconds.setdefault(keys.program_key(run.config), []).append(pace)
+    seconds.setdefault(program_keys.program_key(run.config), []).append(pace)
     per_flop.append(pace / shares.step_flops(run))
   if not measured:
     return None
@@ -68,7 +69,7 @@ def _paces(
   return [
     _mean(
       seconds.get(
-        keys.program_key(run.config), [usual * shares.step_flops(run)]
+        program_keys.program_key(run.config), [usual * shares.step_flops(run)]
       )
     )
     for run in runs
@@ -89,7 +90,7 @@ def plan_text(
     forks: where each goes on from another, as if nothing had been trained.
     status: what has been.
   """
-  n_programs = len({keys.program_key(run.config) for run in runs})
+  n_programs = len({program_keys.program_key(run.config) for run in runs})
   lines = [
     Line('Runs', f'{len(runs):,}', _so_far(status)),
     *_step_lines(runs, forks),
@@ -151,7 +152,7 @@ def _time_left(status: Status) -> tuple[str, str]:
 def runs_text(runs: Sequence[Run], forks: Sequence[Fork | None]) -> str:
   """Every run with its length and where it begins."""
   header = ['run', 'steps', 'own', 'from', 'at step']
-  return grid('Runs', header, [
+  return table('Runs', header, [
     [
       run.name,
       f'{run.plan.steps:,}',

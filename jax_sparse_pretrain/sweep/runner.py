@@ -10,28 +10,29 @@ import numpy as np
 
 from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.analysis.plots import training_picture
+from jax_sparse_pretrain.command_line import Stopped, StopRequest
 from jax_sparse_pretrain.config import ConfigError
+from jax_sparse_pretrain.runs import lock
+from jax_sparse_pretrain.runs import workdir as workdir_lib
+from jax_sparse_pretrain.runs.branches import Branches, is_whole
+from jax_sparse_pretrain.runs.checkpoint import CheckpointError
 from jax_sparse_pretrain.schema import one_line
 from jax_sparse_pretrain.sweep import directory as directory_lib
 from jax_sparse_pretrain.sweep import forest, report, table, trunks
 from jax_sparse_pretrain.sweep.directory import Directory
 from jax_sparse_pretrain.sweep.forest import Fork
 from jax_sparse_pretrain.sweep.sweep_file import Run
-from jax_sparse_pretrain.training import loop, meter, ownership, setup
-from jax_sparse_pretrain.training import workdir as workdir_lib
-from jax_sparse_pretrain.training.branches import Branches, is_whole
-from jax_sparse_pretrain.training.checkpoint import CheckpointError
-from jax_sparse_pretrain.training.meter import NonFiniteError
+from jax_sparse_pretrain.training import loop, metrics, setup
+from jax_sparse_pretrain.training.metrics import NonFiniteError
 from jax_sparse_pretrain.training.progress import Part, Progress
 from jax_sparse_pretrain.training.setup import Experiment
-from jax_sparse_pretrain.training.signals import Stopped, StopRequest
 
 # Of a run, said in one line; anything else is a fault of ours to be traced.
 _EXPECTED = (
   ConfigError,
   NonFiniteError,
   CheckpointError,
-  ownership.TakenOver,
+  lock.TakenOver,
 )
 
 
@@ -146,7 +147,7 @@ class Runner:
     with contextlib.closing(experiment.batches):
       self._begin(i, experiment, progress)
       files = workdir_lib.open_workdir(self._directory.run(run.name).root)
-      with ownership.locked(files) as claim:
+      with lock.locked(files) as claim:
         previous = workdir_lib.check_same_run(
           files, experiment.resolved, fork=False
         )
@@ -168,7 +169,7 @@ class Runner:
     files = workdir_lib.open_workdir(
       self._directory.run(self._runs[i].name).root
     )
-    with ownership.locked(files):
+    with lock.locked(files):
       pass  # What another process is at must not be replaced on disk.
     while fork := self.forks()[i]:
       parent = self._runs[fork.parent]
@@ -183,7 +184,7 @@ class Runner:
   def _branches(self, i: int) -> Branches:
     forks, n_losses = self.forks(), 0
     for each in forest.descendants(forks, i):
-      n_losses = max(n_losses, meter.tail(self._runs[each].plan.steps))
+      n_losses = max(n_losses, metrics.tail(self._runs[each].plan.steps))
     return Branches(
       self._directory.trunks(self._runs[i].name),
       frozenset(forks[c].step for c in forest.children(forks, i)),

@@ -13,8 +13,8 @@ import ml_collections
 import numpy as np
 from ml_collections import config_flags
 
+from jax_sparse_pretrain import command_line
 from jax_sparse_pretrain import config as config_lib
-from jax_sparse_pretrain import train
 from jax_sparse_pretrain.config import Config, ConfigError
 from jax_sparse_pretrain.planning import Plan
 from jax_sparse_pretrain.training import recipe
@@ -48,7 +48,7 @@ def read_sweep(path: str, overrides: Sequence[str]) -> list[Run]:
   """
   if not pathlib.Path(path).is_file():
     raise ConfigError(f'--config = {path}: must be a file')
-  with train.running_file(path):
+  with command_line.running_file(path):
     module = _execute(pathlib.Path(path))
     base = _called(module, 'get_config')
     asked = list(_called(module, 'get_runs'))
@@ -58,7 +58,7 @@ def read_sweep(path: str, overrides: Sequence[str]) -> list[Run]:
     raise ConfigError(f'--config = {path}: get_runs() gives no run')
   argv = ['sweep', *overrides]
   define = functools.partial(config_flags.DEFINE_config_dict, 'config', base)
-  values = train.read_flags(path, define, argv)
+  values = command_line.read_flags(path, define, argv)
   return [
     _make_run(name, values, changes)
     for name, changes in _checked(asked, f'--config = {path}: get_runs()')

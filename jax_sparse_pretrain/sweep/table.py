@@ -13,9 +13,9 @@ import numpy as np
 from jax_sparse_pretrain import schema, storage
 from jax_sparse_pretrain.analysis import Runs, write_runs
 from jax_sparse_pretrain.config import Config, ConfigError
+from jax_sparse_pretrain.runs import workdir as workdir_lib
+from jax_sparse_pretrain.runs.workdir import Workdir
 from jax_sparse_pretrain.sweep.directory import Directory
-from jax_sparse_pretrain.training import workdir as workdir_lib
-from jax_sparse_pretrain.training.workdir import Workdir
 
 _SUMMARY = {
   'average_parameters': 'average_parameters',

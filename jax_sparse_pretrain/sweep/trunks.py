@@ -7,10 +7,11 @@ import json
 from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.config import Config, ConfigError
-from jax_sparse_pretrain.training import branches, meter, sinks
-from jax_sparse_pretrain.training import workdir as workdir_lib
+from jax_sparse_pretrain.runs import branches, sinks
+from jax_sparse_pretrain.runs import workdir as workdir_lib
+from jax_sparse_pretrain.runs.workdir import Workdir
+from jax_sparse_pretrain.training import metrics
 from jax_sparse_pretrain.training.setup import Experiment
-from jax_sparse_pretrain.training.workdir import Workdir
 
 
 def begin_from(
@@ -73,7 +74,7 @@ def check_trunk(trunk: Workdir, experiment: Experiment, parent: Config) -> None:
   if before['corpus'] != experiment.corpus:
     reasons.append('data: the corpus has changed')
   about = json.loads((trunk.root / branches.ABOUT).read_text())
-  needed = meter.tail(experiment.plan.steps)
+  needed = metrics.tail(experiment.plan.steps)
   if about['n_losses'] < min(trunk.saved_steps[-1], needed):
     reasons.append(f'it has fewer losses than the {needed} to average over')
   if reasons:

@@ -9,18 +9,19 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
 from jax_sparse_pretrain import data as data_lib
+from jax_sparse_pretrain import distributed
+from jax_sparse_pretrain.command_line import Stopped, StopRequest
+from jax_sparse_pretrain.distributed import AgreedStop
+from jax_sparse_pretrain.runs import resume
+from jax_sparse_pretrain.runs import workdir as workdir_lib
+from jax_sparse_pretrain.runs.branches import Branches
+from jax_sparse_pretrain.runs.checkpoint import Checkpoints
+from jax_sparse_pretrain.runs.lock import Claim
+from jax_sparse_pretrain.runs.output import Output, open_output
 from jax_sparse_pretrain.sharding import path_name
-from jax_sparse_pretrain.training import agree, resume
-from jax_sparse_pretrain.training import workdir as workdir_lib
-from jax_sparse_pretrain.training.branches import Branches
-from jax_sparse_pretrain.training.checkpoint import Checkpoints
-from jax_sparse_pretrain.training.cluster import AgreedStop
-from jax_sparse_pretrain.training.meter import Meter, NonFiniteError
-from jax_sparse_pretrain.training.output import Output, open_output
-from jax_sparse_pretrain.training.ownership import Claim
+from jax_sparse_pretrain.training.metrics import Meter, NonFiniteError
 from jax_sparse_pretrain.training.progress import Part, Progress, Silent
 from jax_sparse_pretrain.training.setup import Experiment
-from jax_sparse_pretrain.training.signals import Stopped, StopRequest
 
 Summary = dict[str, Any]
 
@@ -81,7 +82,7 @@ def train(
       workdir.checkpoints, experiment.config.checkpoint.keep
     )
     stack.enter_context(contextlib.closing(checkpoints))
-    agree.on_primary(
+    distributed.on_primary(
       lambda: resume.check_fork(
         experiment, workdir, previous, checkpoints.steps()
       )
@@ -99,13 +100,13 @@ def train(
     except Exception:
       # Perhaps of what another start has done to the files. Of several
       # processes, another one may not have failed, and cannot be asked.
-      if claim and agree.is_alone():
+      if claim and distributed.is_alone():
         claim.check()
       raise
 
 
 def _progress(experiment: Experiment, start_step: int) -> Progress | Silent:
-  if agree.is_primary():
+  if distributed.is_primary():
     return Progress(experiment.plan.steps, start_step)
   return Silent()
 
@@ -234,7 +235,7 @@ class _Run:
     return {**self._meter.carried(), 'eval_loss': self._eval_loss}
 
   def _save_to(self, checkpoints: Checkpoints, step: int, carried) -> None:
-    states = agree.gather(self._experiment.batches.get_state())
+    states = distributed.gather(self._experiment.batches.get_state())
     checkpoints.save(step, self._state, data_lib.merge_states(states), carried)
 
   def _save_and_stop(self, step: int, stop: StopRequest | AgreedStop) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from jax_sparse_pretrain import pruning
 from jax_sparse_pretrain.config import ConfigError
 from jax_sparse_pretrain.config import Pruning as PruningConfig
-from jax_sparse_pretrain.pruning import bridge, upstream
-from jax_sparse_pretrain.pruning.upstream import Traits
+from jax_sparse_pretrain.pruning.jaxpruner import bridge, upstream
+from jax_sparse_pretrain.pruning.jaxpruner.upstream import Traits
 
 
 def traits(asked: PruningConfig) -> Traits:

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain import hardware
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.planning import Plan
-from jax_sparse_pretrain.training import hardware, progress
+from jax_sparse_pretrain.training import progress
 
 WIDTH = 80  # columns
 

@@ -15,20 +15,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jax_sparse_pretrain import data as data_lib
-from jax_sparse_pretrain import history, pruning, sharding
+from jax_sparse_pretrain import hardware, history, pruning, sharding
 from jax_sparse_pretrain.config import Config, ConfigError
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.model.decoder import check_attention
 from jax_sparse_pretrain.planning import Plan
+from jax_sparse_pretrain.runs import sinks
 from jax_sparse_pretrain.training import evaluate as evaluate_lib
-from jax_sparse_pretrain.training import (
-  hardware,
-  keys,
-  programs,
-  recipe,
-  sinks,
-)
 from jax_sparse_pretrain.training import optimizer as optimizer_lib
+from jax_sparse_pretrain.training import program_keys, programs, recipe
 from jax_sparse_pretrain.training import step as step_lib
 
 _VERSIONED = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain')
@@ -206,7 +201,7 @@ def _programs(
 ) -> programs.Programs:
   if cache is None:
     return programs.make_programs(config, mesh, kernels, pruner)
-  key = keys.program_key(config), mesh
+  key = program_keys.program_key(config), mesh
   if key not in cache:
     cache[key] = programs.make_programs(config, mesh, kernels, pruner)
   return cache[key]

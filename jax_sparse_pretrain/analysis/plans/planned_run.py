@@ -5,10 +5,10 @@ from typing import Any
 
 from jax_sparse_pretrain.analysis.fitting.law import FLOPS
 from jax_sparse_pretrain.analysis.plans.command import overrides
-from jax_sparse_pretrain.analysis.tables import closed
 from jax_sparse_pretrain.config import Config
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.planning import Plan
+from jax_sparse_pretrain.text import closed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,10 +4,10 @@ import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from jax_sparse_pretrain.analysis import tables
+from jax_sparse_pretrain import text as tables
 from jax_sparse_pretrain.analysis.plans.planned_run import PlannedRun
 from jax_sparse_pretrain.analysis.plans.results import RunPlans, fewer
-from jax_sparse_pretrain.analysis.tables import count, short
+from jax_sparse_pretrain.text import count, short
 
 NOTES = (
   'Off: from what the law asks for, by whole layers, steps and mask updates.',
@@ -69,7 +69,7 @@ def _sizes(plans: RunPlans) -> str:
     if run.interval:
       row.append(tables.interval(run.interval, '{:.4f}'.format))
     rows.append(row)
-  return tables.grid(f'Runs for {_aim(plans)}', header, rows)
+  return tables.table(f'Runs for {_aim(plans)}', header, rows)
 
 
 def _aim(plans: RunPlans) -> str:
@@ -104,7 +104,7 @@ def _steps(plans: RunPlans) -> str:
   tokens = plans.dense.config.tokens_per_step
   every = plans.sparse[0].run.plan.schedule.every
   title = f'Steps of {tokens:,} tokens, masks updated every {every}'
-  return tables.grid(title, header, rows)
+  return tables.table(title, header, rows)
 
 
 def _inference(plans: RunPlans) -> str:
@@ -124,7 +124,7 @@ def _inference(plans: RunPlans) -> str:
     if has_optimum:
       row.append(f'{fewer(run, plans.dense):.1%}')
     rows.append(row)
-  return tables.grid('At inference, against dense runs', header, rows)
+  return tables.table('At inference, against dense runs', header, rows)
 
 
 def _commands(plans: RunPlans, width: int, with_twins: bool) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Numbers as the pictures and the report write them."""
 
-from jax_sparse_pretrain.analysis import tables
+from jax_sparse_pretrain import text as tables
 
 
 def short(value: float) -> str:

@@ -14,7 +14,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from jax_sparse_pretrain.analysis import tables
+from jax_sparse_pretrain import text as tables
 from jax_sparse_pretrain.analysis.plots import numerals
 
 WIDTH = 8.0  # inches; 1200 pixels, of which a README shows about 900

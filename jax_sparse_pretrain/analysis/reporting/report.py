@@ -16,7 +16,7 @@ from jax_sparse_pretrain.analysis.reporting import tables
 from jax_sparse_pretrain.analysis.reporting.tables import Intervals
 from jax_sparse_pretrain.analysis.runs.counted import Average
 from jax_sparse_pretrain.analysis.runs.table import Runs
-from jax_sparse_pretrain.analysis.tables import span
+from jax_sparse_pretrain.text import span
 
 # Above this an SVG, of many runs, becomes a PNG.
 LARGEST_SVG = 300_000  # bytes

@@ -12,7 +12,7 @@ from jax_sparse_pretrain.analysis.reporting import page as html
 from jax_sparse_pretrain.analysis.reporting.compared import ERRORS, warnings
 from jax_sparse_pretrain.analysis.runs.counted import Average
 from jax_sparse_pretrain.analysis.runs.table import Runs
-from jax_sparse_pretrain.analysis.tables import (
+from jax_sparse_pretrain.text import (
   ABOUT_OPEN,
   OPEN,
   count,

@@ -3,12 +3,12 @@
 import argparse
 from collections.abc import Iterator, Sequence
 
-from jax_sparse_pretrain.analysis import tables
+from jax_sparse_pretrain import text as tables
 from jax_sparse_pretrain.analysis.runs.counted import Average
 from jax_sparse_pretrain.analysis.runs.load import load_runs, write_runs
 from jax_sparse_pretrain.analysis.runs.workdirs import read_averages
-from jax_sparse_pretrain.analysis.tables import Line, count, short
 from jax_sparse_pretrain.analysis.verbs import Answer, schedules
+from jax_sparse_pretrain.text import Line, count, short
 
 SUMMARY = 'average parameters of runs, exactly, or of a schedule'
 EXAMPLE = 'average WORKDIR'
@@ -117,7 +117,7 @@ def _phases(each: Average) -> list[str]:
     ]
     for phase in each.phases
   ]
-  return [tables.grid('Phases', header, rows)] if rows else []
+  return [tables.table('Phases', header, rows)] if rows else []
 
 
 def _many(found: Sequence[Average]) -> str:
@@ -135,4 +135,4 @@ def _many(found: Sequence[Average]) -> str:
     ]
     for each in found
   ]
-  return tables.grid('Average parameters', header, rows)
+  return tables.table('Average parameters', header, rows)

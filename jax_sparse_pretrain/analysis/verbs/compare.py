@@ -5,7 +5,7 @@ import csv
 import pathlib
 import textwrap
 
-from jax_sparse_pretrain.analysis import tables
+from jax_sparse_pretrain import text as tables
 from jax_sparse_pretrain.analysis.comparison.compare import compare_laws
 from jax_sparse_pretrain.analysis.comparison.results import (
   Bias,
@@ -73,7 +73,7 @@ def _errors(comparison: Comparison) -> str:
     for law in comparison.laws
   ]
   title = f'Error of log loss (RMSE), of {comparison.n_runs} runs'
-  return tables.grid(title, header, rows)
+  return tables.table(title, header, rows)
 
 
 def _about(comparison: Comparison) -> str:
@@ -97,7 +97,7 @@ def _biases(comparison: Comparison) -> str:
     for biases in zip(*(law.bias for law in comparison.laws), strict=True)
   ]
   title = 'Bias over sparsity: mean of log predicted - log measured loss'
-  return tables.grid(title, ['sparsity', 'runs', *names], rows)
+  return tables.table(title, ['sparsity', 'runs', *names], rows)
 
 
 def _coefficients(comparison: Comparison) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from jax_sparse_pretrain.analysis import tables
+from jax_sparse_pretrain import text as tables
 from jax_sparse_pretrain.analysis.contrasts.contrast import Contrast
 from jax_sparse_pretrain.analysis.fitting.bootstrap import check_level
 from jax_sparse_pretrain.analysis.verbs import Answer, contrasts
@@ -78,7 +78,7 @@ def _text(found: Sequence[Contrast], level: float) -> str:
   ]
   title = f'Loss less that of {found[0].reference}, in nats, paired by seed'
   return (
-    f'{tables.grid(title, header, rows)}\n'
+    f'{tables.table(title, header, rows)}\n'
     "Each interval on its own, by Student's t."
   )
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jax_sparse_pretrain.analysis import tables
+from jax_sparse_pretrain import text as tables
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.interaction import Interaction
 from jax_sparse_pretrain.analysis.runs.table import Runs
-from jax_sparse_pretrain.analysis.tables import Line
 from jax_sparse_pretrain.analysis.verbs import Answer, fitted
 from jax_sparse_pretrain.analysis.verbs.arguments import read_runs
+from jax_sparse_pretrain.text import Line
 
 SUMMARY = 'fit L = E + A / N^alpha + B / D^beta to runs, with intervals'
 EXAMPLE = 'fit runs.csv --out fit.json'
@@ -62,7 +62,7 @@ def _text(fit, runs: Runs, intervals, interaction, arguments) -> str:
     for name, value in fit.law.as_dict().items()
   ]
   title = f'L = E + A / N^alpha + B / D^beta, of {len(runs)} runs'
-  found = tables.grid(title, header, rows)
+  found = tables.table(title, header, rows)
   if tables.OPEN in found:
     found += f'\n{tables.ABOUT_OPEN}'
   about = tables.listing('Fit', list(_lines(fit, runs, interaction, arguments)))

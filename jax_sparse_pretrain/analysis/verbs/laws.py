@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from jax_sparse_pretrain.analysis import tables
+from jax_sparse_pretrain import text as tables
 from jax_sparse_pretrain.analysis.fitting.bootstrap import Bootstrap
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jax_sparse_pretrain import history, storage
-from jax_sparse_pretrain.analysis import tables
+from jax_sparse_pretrain import text as tables
 from jax_sparse_pretrain.analysis.fitting.bootstrap import check_level
 from jax_sparse_pretrain.analysis.plans.caveats import caveats
 from jax_sparse_pretrain.analysis.runs.average import Average, read_json
 from jax_sparse_pretrain.analysis.runs.table import NAMES
 from jax_sparse_pretrain.analysis.runs.workdirs import find_workdirs
-from jax_sparse_pretrain.analysis.tables import short
 from jax_sparse_pretrain.analysis.verbs import Answer, schedules
 from jax_sparse_pretrain.analysis.verbs.laws import add_law, read_law
 from jax_sparse_pretrain.planning import MAX_STEPS
+from jax_sparse_pretrain.text import short
 
 SUMMARY = 'predict the loss of sizes and tokens, schedules, plans'
 EXAMPLE = 'predict --law fit.json --average_parameters 4e8 --tokens 1e10'
@@ -164,7 +164,7 @@ def _text(rows: Sequence[dict], kind: str, intervals, level: float) -> str:
     header.append(f'{level * 100:g} % of the law')
     for ends, line in zip(intervals, cells, strict=True):
       line.append(tables.interval(ends, _loss))
-  text = tables.grid('Predicted loss, nats per token', header, cells)
+  text = tables.table('Predicted loss, nats per token', header, cells)
   if any(map(tables.is_open, intervals or ())):
     text += f'\n{tables.ABOUT_OPEN}'
   return text

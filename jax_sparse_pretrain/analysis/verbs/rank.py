@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from jax_sparse_pretrain.analysis import tables
+from jax_sparse_pretrain import text as tables
 from jax_sparse_pretrain.analysis.contrasts.noise import Noise
 from jax_sparse_pretrain.analysis.contrasts.ranking import Ranking, Schedule
 from jax_sparse_pretrain.analysis.fitting.bootstrap import check_level
@@ -94,7 +94,7 @@ def _text(rankings: Sequence[Ranking], noise: Noise | None, arguments) -> str:
     for ranking in rankings
   ]
   title = 'Schedules of equal compute: start-end in % of it, losses in nats'
-  table = tables.grid(title, header, rows)
+  table = tables.table(title, header, rows)
   return table if noise is None else f'{table}\n{_about(noise, arguments)}'
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.config import ConfigError
-from jax_sparse_pretrain.training.workdir import Workdir
+from jax_sparse_pretrain.runs.workdir import Workdir
 
 
 class TakenOver(RuntimeError):

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from jax_sparse_pretrain.training.ahead.execution import Executed
-from jax_sparse_pretrain.training.ahead.hlo import (
+from jax_sparse_pretrain.compile_ahead.execution import Executed
+from jax_sparse_pretrain.compile_ahead.hlo import (
   Computation,
   Instruction,
   n_bytes,

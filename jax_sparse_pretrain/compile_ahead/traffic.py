@@ -4,12 +4,12 @@ XLA's own analysis counts a loop's body once; here it counts as often as it
 runs. Of an array that is only sliced or updated in place, the slice counts.
 """
 
-from jax_sparse_pretrain.training.ahead.collectives import (
+from jax_sparse_pretrain.compile_ahead.collectives import (
   ASYNC_START,
   is_under_way,
 )
-from jax_sparse_pretrain.training.ahead.execution import Executed
-from jax_sparse_pretrain.training.ahead.hlo import (
+from jax_sparse_pretrain.compile_ahead.execution import Executed
+from jax_sparse_pretrain.compile_ahead.hlo import (
   Computation,
   Instruction,
   Program,

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jax_sparse_pretrain.training.ahead.hlo import (
+from jax_sparse_pretrain.compile_ahead.hlo import (
   Computation,
   Instruction,
   Program,

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from jax_sparse_pretrain import storage
-from jax_sparse_pretrain.training.checkpoint import Checkpoints
-from jax_sparse_pretrain.training.workdir import Workdir, write_json
+from jax_sparse_pretrain.runs.checkpoint import Checkpoints
+from jax_sparse_pretrain.runs.workdir import Workdir, write_json
 
 PARTIAL = '.partial'
 ABOUT = 'branch.json'  # The last file of a branch: the losses it carries.

@@ -9,9 +9,7 @@ import jax
 import numpy as np
 
 from jax_sparse_pretrain import sharding
-from jax_sparse_pretrain.config import Config
-from jax_sparse_pretrain.training import recipe, setup
-from jax_sparse_pretrain.training.ahead import (
+from jax_sparse_pretrain.compile_ahead import (
   collectives,
   execution,
   hlo,
@@ -20,6 +18,8 @@ from jax_sparse_pretrain.training.ahead import (
   traffic,
   work,
 )
+from jax_sparse_pretrain.config import Config
+from jax_sparse_pretrain.training import recipe, setup
 
 
 class Cost(NamedTuple):

@@ -4,9 +4,9 @@ import math
 import textwrap
 from collections.abc import Iterator
 
-from jax_sparse_pretrain.training import hardware
-from jax_sparse_pretrain.training.ahead.collectives import Collective
-from jax_sparse_pretrain.training.ahead.program import Ahead, Cost
+from jax_sparse_pretrain import hardware
+from jax_sparse_pretrain.compile_ahead.collectives import Collective
+from jax_sparse_pretrain.compile_ahead.program import Ahead, Cost
 from jax_sparse_pretrain.training.report import WIDTH, Line, table
 
 _MIB = 1 << 20

@@ -9,8 +9,8 @@ import re
 
 import numpy as np
 
-from jax_sparse_pretrain.training.ahead.execution import Executed
-from jax_sparse_pretrain.training.ahead.hlo import Instruction, arrays
+from jax_sparse_pretrain.compile_ahead.execution import Executed
+from jax_sparse_pretrain.compile_ahead.hlo import Instruction, arrays
 
 
 def flops(executed: Executed) -> int:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from jax_sparse_pretrain import history
 from jax_sparse_pretrain.config import ConfigError
-from jax_sparse_pretrain.training import workdir as workdir_lib
-from jax_sparse_pretrain.training.checkpoint import Checkpoints
+from jax_sparse_pretrain.runs import workdir as workdir_lib
+from jax_sparse_pretrain.runs.checkpoint import Checkpoints
 from jax_sparse_pretrain.training.setup import Experiment
 from jax_sparse_pretrain.training.step import TrainState
 

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_sparse_pretrain.pruning import upstream
 from jax_sparse_pretrain.pruning.distribution import Kernel
+from jax_sparse_pretrain.pruning.jaxpruner import upstream
 from jax_sparse_pretrain.pruning.pruner import (
   Apply,
   Pruner,

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
 
-from jax_sparse_pretrain import storage
-from jax_sparse_pretrain.training import agree
+from jax_sparse_pretrain import distributed, storage
 from jax_sparse_pretrain.training.step import TrainState
 
 
@@ -104,9 +103,11 @@ class Checkpoints:
       CheckpointError: if there are checkpoints and none can be read.
     """
     failed: dict[int, Exception] = {}
-    for step in reversed(agree.gather(self.steps())[0]):
+    for step in reversed(distributed.gather(self.steps())[0]):
       try:
-        restored = agree.together(functools.partial(self._restore, step, like))
+        restored = distributed.together(
+          functools.partial(self._restore, step, like)
+        )
       except Exception as error:  # Orbax and its storage raise many kinds.
         failed[step] = error
         continue
@@ -137,7 +138,7 @@ class Checkpoints:
     if not failed:
       return
     self._manager.close()
-    agree.on_primary(lambda: self._move(failed))
+    distributed.on_primary(lambda: self._move(failed))
     self._manager = self._open()
 
   def _move(self, failed: dict[int, Exception]) -> None:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import jax
 
+from jax_sparse_pretrain import hardware
 from jax_sparse_pretrain.config import ConfigError
-from jax_sparse_pretrain.training import hardware
 
 # Chips of a slice -> its shape (https://docs.cloud.google.com/tpu/docs).
 _PLANES = {

@@ -1,21 +1,71 @@
-"""What a run measures of itself, fetched one step late.
+"""How fast a run steps.
+
+What a run measures of itself, fetched one step late.
 
 Reading a metric waits for its step. Reading those of step t after step t + 1
 has been dispatched keeps the device busy.
 """
 
 import collections
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from jax_sparse_pretrain import history
 from jax_sparse_pretrain.model.counts import flops_per_token
-from jax_sparse_pretrain.training.clock import Clock
 from jax_sparse_pretrain.training.setup import Experiment
+
+
+class Clock:
+  """Steps a second, without the first step of a start, which compiles.
+
+  Args:
+    timed_steps: measured by earlier starts of the run.
+    timed_seconds: that they took.
+  """
+
+  def __init__(self, timed_steps: int = 0, timed_seconds: float = 0.0):
+    self.timed_steps, self.timed_seconds = timed_steps, timed_seconds
+    self._last: float | None = None
+    self._lap = (0, 0.0)
+    self._paused = 0.0
+
+  def tick(self) -> None:
+    """A step is finished."""
+    now = time.monotonic() - self._paused
+    if self._last is not None:
+      seconds = now - self._last
+      self.timed_steps += 1
+      self.timed_seconds += seconds
+      self._lap = (self._lap[0] + 1, self._lap[1] + seconds)
+    self._last = now
+
+  def lap(self) -> float | None:
+    """Steps a second since the last lap; None if none was timed."""
+    (steps, seconds), self._lap = self._lap, (0, 0.0)
+    return _speed(steps, seconds)
+
+  def mean(self) -> float | None:
+    """Steps a second over all starts; None if no step was timed."""
+    return _speed(self.timed_steps, self.timed_seconds)
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Time inside does not count."""
+    began = time.monotonic()
+    try:
+      yield
+    finally:
+      self._paused += time.monotonic() - began
+
+
+def _speed(steps: int, seconds: float) -> float | None:
+  return steps / seconds if seconds > 0 else None
+
 
 Write = Callable[[int, Mapping[str, float]], None]
 

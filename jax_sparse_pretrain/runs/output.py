@@ -5,10 +5,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jax_sparse_pretrain import history, snapshots, storage
-from jax_sparse_pretrain.training import agree, resume, sinks
-from jax_sparse_pretrain.training import workdir as workdir_lib
-from jax_sparse_pretrain.training.ownership import Claim
+from jax_sparse_pretrain import distributed, history, storage
+from jax_sparse_pretrain.runs import resume, sinks, snapshots
+from jax_sparse_pretrain.runs import workdir as workdir_lib
+from jax_sparse_pretrain.runs.lock import Claim
 from jax_sparse_pretrain.training.setup import Experiment
 
 # Objects cannot grow: what was logged is uploaded whole each time.
@@ -84,11 +84,11 @@ class Output:
     Raises:
       TakenOver: if another start of the run has the workdir now.
     """
-    agree.on_primary(self._claim.check)
+    distributed.on_primary(self._claim.check)
     self.flush()
 
   def _may_write(self) -> bool:
-    return agree.is_primary() and self._claim.holds()
+    return distributed.is_primary() and self._claim.holds()
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def open_output(
       resume.rewind_files(experiment, workdir, previous, step)
       return history.read(workdir.history)
 
-    past = agree.on_primary(open_files)
+    past = distributed.on_primary(open_files)
     output = Output(workdir, claim, past, opened)
     stack.callback(output.flush)
     yield output

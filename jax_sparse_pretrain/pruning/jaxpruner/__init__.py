@@ -1,0 +1,1 @@
+"""jaxpruner's updaters in our step, with all the patches that they need."""

@@ -1,20 +1,55 @@
 """What to install. Tool settings are in pyproject.toml.
 
-Both ends of the ranges were tried: the lower ones together on Python 3.11, the
-newest releases on 3.11 and 3.13.
+Both ends of the version ranges were tried: the lowest versions together on
+Python 3.11, and the newest releases on Python 3.11 and 3.13.
 """
+
+import pathlib
 
 from setuptools import find_packages, setup
 
+ROOT = pathlib.Path(__file__).parent
 JAX = 'jax>=0.8,<0.13'
 GCS = 'etils[epath-gcs]>=1.9'
+
+# Folders beside the package in a clone, inside it in a wheel. They are found
+# by `jax_sparse_pretrain/shipped.py`.
+SHIPPED = ('configs', 'published_runs')
 
 setup(
   name='jax_sparse_pretrain',
   version='0.1.0',
   description='Sparse pre-training of language models in JAX',
+  long_description=(ROOT / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  author='The jax_sparse_pretrain authors',
+  license='Apache-2.0',
+  license_files=['LICENSE'],
+  classifiers=[
+    'Development Status :: 4 - Beta',
+    'Intended Audience :: Science/Research',
+    'Operating System :: MacOS',
+    'Operating System :: POSIX :: Linux',
+    'Programming Language :: Python :: 3',
+    'Programming Language :: Python :: 3.11',
+    'Programming Language :: Python :: 3.12',
+    'Programming Language :: Python :: 3.13',
+    'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    'Typing :: Typed',
+  ],
+  keywords='jax flax pruning sparsity scaling-laws language-models',
   python_requires='>=3.11',
-  packages=find_packages(include=['jax_sparse_pretrain*']),
+  packages=[
+    *find_packages(include=['jax_sparse_pretrain*']),
+    *(f'jax_sparse_pretrain.{name}' for name in SHIPPED),
+  ],
+  package_dir={f'jax_sparse_pretrain.{name}': name for name in SHIPPED},
+  package_data={
+    'jax_sparse_pretrain': ['py.typed'],
+    'jax_sparse_pretrain.analysis': ['*.j2', '*.pyi'],
+    'jax_sparse_pretrain.published_runs': ['*.args', '*.csv', '*.md'],
+  },
+  zip_safe=False,
   install_requires=[
     JAX,
     'absl-py>=2.1',

@@ -23,8 +23,9 @@ ALLOWED = {
   'history': {'storage'},
   'planning': {'schedule'},
   'schema': set(),
+  'shipped': set(),
   'config': {'schema'},
-  'command_line': {'config', 'schema'},
+  'command_line': {'config', 'schema', 'shipped'},
   'distributed': {'command_line', 'schema', 'config'},
   'hardware': set(),
   'sharding': {'config'},
@@ -40,6 +41,7 @@ ALLOWED = {
     'model',
     'config',
     'runs',
+    'shipped',
     'storage',
     'text',
     'analysis',
@@ -69,6 +71,7 @@ ONLY_NUMPY = (
   'config',
 )
 NO_JAX = (
+  'shipped',
   'text',
   'storage',
   'schedule',

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from jax_sparse_pretrain import config as config_lib
-from jax_sparse_pretrain import schema
+from jax_sparse_pretrain import schema, shipped
 
 # How a process ends; schedulers and the scripts in `launch/` read it.
 FAILED = 1  # In every process of the run.
@@ -36,11 +36,20 @@ def load_config(path: str, overrides: Sequence[str]) -> config_lib.Config:
   """
   from ml_collections import config_flags
 
+  path = shipped_config(path)
   if not pathlib.Path(path.split(':')[0]).is_file():
     raise config_lib.ConfigError(f'--config = {path}: must be a file')
   argv = ['train', f'--config={path}', *overrides]
   define = functools.partial(config_flags.DEFINE_config_file, 'config')
   return config_lib.from_dict(read_flags(path, define, argv))
+
+
+def shipped_config(name: str) -> str:
+  """'smoke' and 'configs/smoke.py' -> the file; other paths stay as given."""
+  if pathlib.Path(name).exists():
+    return name
+  is_bare = name.replace('_', '').isalnum()
+  return shipped.shipped(f'configs/{name}.py' if is_bare else name)
 
 
 def read_flags(path: str, define: Callable, argv: list[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from jax_sparse_pretrain.analysis.verbs import VERBS, Answer, output
+from jax_sparse_pretrain.shipped import shipped
 
 PROGRAM = 'python -m jax_sparse_pretrain.analysis'
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -74,7 +75,8 @@ def _expanded(word: str) -> list[str]:
   if not word.startswith('@'):
     return [word]
   try:
-    return shlex.split(pathlib.Path(word[1:]).read_text(), comments=True)
+    text = pathlib.Path(shipped(word[1:])).read_text()
+    return shlex.split(text, comments=True)
   except ValueError as error:  # No text, or an open quote.
     raise ValueError(f'{word}: no file of arguments: {error}') from None
 

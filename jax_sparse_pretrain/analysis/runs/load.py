@@ -6,6 +6,7 @@ workdirs of runs, whose average is counted from the mask history.
 """
 
 import os
+import pathlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -21,6 +22,7 @@ from jax_sparse_pretrain.analysis.runs.checks import (
 )
 from jax_sparse_pretrain.analysis.runs.sources import Source, read_sources
 from jax_sparse_pretrain.analysis.runs.table import NUMBERS, Runs, write_runs
+from jax_sparse_pretrain.shipped import shipped
 
 __all__ = ['Runs', 'load_runs', 'write_runs']
 
@@ -52,7 +54,7 @@ def load_runs(
   sources = [
     _filtered(source, conditions)
     for path in paths
-    for source in read_sources(storage.as_path(path), columns, unfinished)
+    for source in read_sources(_opened(path), columns, unfinished)
   ]
   check_origins(sources)
   for name in _unused(columns, conditions):
@@ -60,6 +62,10 @@ def load_runs(
   if not any(source.names for source in sources):
     raise ValueError('no runs' + (': --where leaves none' if where else ''))
   return _without_highest(_joined(sources), drop_highest_loss)
+
+
+def _opened(path: os.PathLike | str) -> pathlib.Path:
+  return storage.as_path(shipped(path) if isinstance(path, str) else path)
 
 
 def _unused(

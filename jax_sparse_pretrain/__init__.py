@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # For type checkers and editors; `_ROOMS` says the same.
   from jax_sparse_pretrain.planning import Plan, plan
   from jax_sparse_pretrain.pruning import Pruner, magnitude_pruner
   from jax_sparse_pretrain.schedule import PruningSchedule
-  from jax_sparse_pretrain.training import train_model
+  from jax_sparse_pretrain.training.entry import train_model
 
 __all__ = [
   'Average',
@@ -66,7 +66,7 @@ _ROOMS = {
   'load_config': 'command_line',
   'magnitude_pruner': 'pruning',
   'plan': 'planning',
-  'train_model': 'training',
+  'train_model': 'training.entry',
 }
 
 

@@ -36,7 +36,7 @@ def load_config(path: str, overrides: Sequence[str]) -> config_lib.Config:
   """
   from ml_collections import config_flags
 
-  path = shipped_config(path)
+  path = find_config(path)
   if not pathlib.Path(path.split(':')[0]).is_file():
     raise config_lib.ConfigError(f'--config = {path}: must be a file')
   argv = ['train', f'--config={path}', *overrides]
@@ -44,7 +44,7 @@ def load_config(path: str, overrides: Sequence[str]) -> config_lib.Config:
   return config_lib.from_dict(read_flags(path, define, argv))
 
 
-def shipped_config(name: str) -> str:
+def find_config(name: str) -> str:
   """'smoke' and 'configs/smoke.py' -> the file; other paths stay as given."""
   if pathlib.Path(name).exists():
     return name

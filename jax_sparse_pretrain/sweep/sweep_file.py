@@ -46,7 +46,7 @@ def read_sweep(path: str, overrides: Sequence[str]) -> list[Run]:
   Raises:
     ConfigError: naming the run and the key.
   """
-  path = command_line.shipped_config(path)
+  path = command_line.find_config(path)
   if not pathlib.Path(path).is_file():
     raise ConfigError(f'--config = {path}: must be a file')
   with command_line.running_file(path):

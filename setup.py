@@ -81,9 +81,19 @@ setup(
       'jaxpruner @ git+https://github.com/google-research/jaxpruner'
       '@f133ee50f31a03d0152b8b272edb534065152f5d'
     ],
+    'docs': [
+      'ipykernel>=6.29',
+      'mkdocs-jupyter>=0.25',
+      'mkdocs-material>=9.6',
+      'mkdocstrings[python]>=0.30',
+    ],
+    # Brings its own Node.js; `pyright` would download one when it is run.
+    'types': ['basedpyright>=1.29'],
     'test': [
       GCS,
       'gcp-storage-emulator',
+      'ipykernel>=6.29',
+      'nbclient>=0.10',
       'pytest>=8',
       'pytest-xdist>=3.6',
       'pyyaml>=6',

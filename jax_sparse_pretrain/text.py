@@ -119,8 +119,7 @@ def signed(value: float, form: str) -> str:
 
 def known(value: float | None, write: Callable[[float], str]) -> str:
   """A value as `write` has it; a dash for None and NaN."""
-  is_known = value is not None and not math.isnan(value)
-  return write(value) if is_known else UNKNOWN
+  return UNKNOWN if value is None or math.isnan(value) else write(value)
 
 
 def span(values: Sequence[float]) -> str:

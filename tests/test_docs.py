@@ -22,7 +22,8 @@ PYTHON = re.compile(r'^```python\n(.*?)^```', re.M | re.S)
 def code_of(page: pathlib.Path) -> list[str]:
   if page.suffix == '.ipynb':
     cells = nbformat.read(page, as_version=4).cells
-    return [cell.source for cell in cells if cell.cell_type == 'code']
+    codes = [cell.source for cell in cells if cell.cell_type == 'code']
+    return [re.sub(r'^%.*', '', code, flags=re.M) for code in codes]  # Magics.
   return PYTHON.findall(page.read_text())
 
 

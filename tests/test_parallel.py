@@ -15,10 +15,13 @@ MESHES = {
 }
 
 
+PROGRAMS = {}  # Compiled once for all the tests here that can share them.
+
+
 def build(mesh, **changes):
   n_devices = np.prod(list(MESHES[mesh].values()))
   config = tiny.tiny_config(mesh=MESHES[mesh], **changes)
-  return setup.set_up(config, jax.devices()[:n_devices])
+  return setup.set_up(config, jax.devices()[:n_devices], PROGRAMS)
 
 
 def train(experiment):
@@ -124,7 +127,8 @@ def test_moments_and_masks_live_with_their_parameters():
   experiment.batches.close()
 
 
-def test_the_whole_run_is_traced_once():
+def test_runs_that_differ_in_their_schedule_are_traced_once():
+  trained('one')
   experiment = build('one', pruning={'every': 1})
   train(experiment)
   assert experiment.programs.train_step._cache_size() == 1

@@ -136,13 +136,11 @@ EDGE = {
 @pytest.mark.parametrize(
   'asked',
   [
-    {'distribution': 'global', 'sparsity': 0.8},
     {'distribution': 'global', 'sparsity': 0.8, 'exempt': ('lm_head/*',)},
-    {'distribution': 'uniform', 'sparsity': 0.8},
     {'distribution': 'erk', 'sparsity': 0.5},
     EDGE,
   ],
-  ids=lambda asked: f'{asked["distribution"]}, {len(asked)} keys',
+  ids=lambda asked: asked['distribution'],
 )
 def test_the_last_update_of_a_recipe_keeps_exactly_its_target(asked):
   config = tiny.tiny_config(

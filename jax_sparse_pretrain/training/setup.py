@@ -59,6 +59,8 @@ class Experiment(Parts):
     batches: iterator over this process's rows of each batch, int32[rows,
       L + 1]; to be closed when done.
     evaluation_rows: int32[n, L + 1] on the host, the same in every process.
+    unigram_loss: what the best guess without context would lose there, in
+      nats.
     learning_rates: float32[steps].
     controls: step (0-based) -> the controls of that step.
   """
@@ -66,6 +68,7 @@ class Experiment(Parts):
   corpus: dict[str, Any]
   batches: Iterator[np.ndarray]
   evaluation_rows: np.ndarray
+  unigram_loss: float
   learning_rates: np.ndarray
   controls: Callable[[int], step_lib.Controls]
 
@@ -93,11 +96,6 @@ class Experiment(Parts):
       _evaluation_batch(self.config, self.mesh),
       sharding.batch_sharding(self.mesh),
     )
-
-  @functools.cached_property
-  def unigram_loss(self) -> float:
-    """Loss of the best guess without context, in nats."""
-    return loss_lib.unigram_loss(self.evaluation_rows)
 
   @property
   def delay(self) -> int:
@@ -225,6 +223,7 @@ def _open_data(config: Config, mesh: Mesh) -> dict[str, Any]:
     'corpus': corpus.fingerprint,
     'batches': batches,
     'evaluation_rows': evaluation_rows,
+    'unigram_loss': loss_lib.unigram_loss(evaluation_rows),
   }
 
 

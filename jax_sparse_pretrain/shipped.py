@@ -10,6 +10,12 @@ FOLDERS = ('configs', 'published_runs')
 _PACKAGE = pathlib.Path(__file__).parent
 
 
+def folder(name: str) -> pathlib.Path:
+  """Where one of the `FOLDERS` is."""
+  installed = _PACKAGE / name
+  return installed if installed.is_dir() else _PACKAGE.parent / name
+
+
 def shipped(path: str) -> str:
   """The path as it is given, or else where the shipped file of that name is.
 
@@ -22,8 +28,8 @@ def shipped(path: str) -> str:
     A path to open. It is the argument itself if no such file is shipped, so
     that an error names what the user wrote.
   """
-  if path.startswith(FOLDERS) and not pathlib.Path(path).exists():
-    for folder in (_PACKAGE, _PACKAGE.parent):
-      if (folder / path).is_file():
-        return str(folder / path)
+  if path.partition('/')[0] in FOLDERS and not pathlib.Path(path).exists():
+    name, _, below = path.partition('/')
+    if (folder(name) / below).is_file():
+      return str(folder(name) / below)
   return path

@@ -26,9 +26,9 @@ from jax_sparse_pretrain.compile_ahead import (
   traffic,
   work,
 )
+from jax_sparse_pretrain.compile_ahead.report import WIDTH
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.training import setup
-from jax_sparse_pretrain.training.report import WIDTH
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 MESH = {'data': 2, 'fsdp': 2, 'tensor': 2}
@@ -67,8 +67,8 @@ def test_what_is_compiled_is_what_a_run_would_run():
   config = tiny.tiny_config(mesh=MESH)
   experiment = setup.set_up(config)
   rows = experiment.to_devices(next(experiment.batches))
-  run = experiment.train_step.lower(
-    experiment.abstract_state, rows, experiment.controls(0)
+  run = experiment.programs.train_step.lower(
+    experiment.programs.abstract_state, rows, experiment.controls(0)
   )
   experiment.batches.close()
   parts = setup.make_parts(config, topology.devices(EIGHT))

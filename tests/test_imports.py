@@ -21,7 +21,7 @@ ALLOWED = {
   'schedule': set(),
   'storage': {'schema'},
   'history': {'storage'},
-  'planning': {'schedule'},
+  'planning': {'config', 'schedule'},
   'schema': set(),
   'shipped': set(),
   'config': {'schema'},
@@ -34,6 +34,7 @@ ALLOWED = {
   'data': {'config', 'data', 'schema', 'storage'},
   'runs/workdir.py': {'config', 'schema', 'storage'},
   'runs/snapshots.py': {'storage'},
+  'runs/summary.py': {'text'},
   'analysis': {
     'history',
     'schedule',

@@ -128,7 +128,7 @@ def test_one_process_loads_what_two_have_saved(launcher, two, n_devices):
   config = command_line.load_config(str(launcher.config), [])
   experiment = setup.set_up(config, jax.devices()[:n_devices])
   checkpoints = Checkpoints(two[0] / 'checkpoints', keep=3)
-  restored = checkpoints.restore_newest(experiment.abstract_state)
+  restored = checkpoints.restore_newest(experiment.programs.abstract_state)
   checkpoints.close()
   experiment.batches.set_state(restored.data)  # It has all streams.
   experiment.batches.close()

@@ -224,8 +224,8 @@ def lowered(config):
   experiment = setup.set_up(config, jax.devices()[:1])
   experiment.batches.close()
   rows = jax.ShapeDtypeStruct((8, 33), np.int32)
-  step = experiment.train_step.lower(
-    experiment.abstract_state, rows, experiment.controls(0)
+  step = experiment.programs.train_step.lower(
+    experiment.programs.abstract_state, rows, experiment.controls(0)
   )
   return step.as_text()
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from jax_sparse_pretrain import hardware
 from jax_sparse_pretrain.compile_ahead.collectives import Collective
 from jax_sparse_pretrain.compile_ahead.program import Ahead, Cost
-from jax_sparse_pretrain.training.report import WIDTH, Line, table
+from jax_sparse_pretrain.text import Line
+from jax_sparse_pretrain.text import listing as table
 
+WIDTH = 80  # columns
 _MIB = 1 << 20
 
 

@@ -30,13 +30,14 @@ class Start(NamedTuple):
 
 def start_or_resume(experiment: Experiment, checkpoints: Checkpoints) -> Start:
   """State and data as the newest checkpoint has them, or as at the start."""
-  restored = checkpoints.restore_newest(experiment.abstract_state)
+  programs = experiment.programs
+  restored = checkpoints.restore_newest(programs.abstract_state)
   if restored is None:
     return Start(0, experiment.init(), {})
   experiment.batches.set_state(restored.data)
   state = restored.state
-  if state.masks is None and experiment.abstract_state.masks is not None:
-    masks = experiment.init_masks(state.params, restored.step)
+  if state.masks is None and programs.abstract_state.masks is not None:
+    masks = programs.init_masks(state.params, restored.step)
     state = state.replace(masks=masks)
   return Start(restored.step, state, restored.progress)
 

@@ -10,7 +10,6 @@ after saving the state.
 
 import argparse
 import sys
-import warnings
 from collections.abc import Sequence
 
 from jax_sparse_pretrain import command_line
@@ -94,5 +93,4 @@ def _sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 if __name__ == '__main__':
-  warnings.formatwarning = lambda message, *_, **__: f'warning: {message}\n'
-  sys.exit(main())
+  command_line.run_and_exit(main)

@@ -10,9 +10,8 @@ from jax_sparse_pretrain.sweep import shares
 from jax_sparse_pretrain.sweep.directory import Directory
 from jax_sparse_pretrain.sweep.forest import Fork, most_trunks
 from jax_sparse_pretrain.sweep.sweep_file import Run
-from jax_sparse_pretrain.text import Line, listing, table
+from jax_sparse_pretrain.text import Line, duration, listing, table
 from jax_sparse_pretrain.training import program_keys
-from jax_sparse_pretrain.training.progress import duration
 
 
 class Status(NamedTuple):

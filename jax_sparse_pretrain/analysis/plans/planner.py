@@ -12,6 +12,7 @@ from jax_sparse_pretrain.analysis.plans.architecture import choose_architecture
 from jax_sparse_pretrain.analysis.plans.command import nearest_base, run_config
 from jax_sparse_pretrain.analysis.plans.planned_run import PlannedRun
 from jax_sparse_pretrain.model import counts
+from jax_sparse_pretrain.schedule import PruningSchedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Planner:
 
   Attributes:
     law: of the loss.
-    ramp: shape, start, end, every and power of `planning.Request`.
+    ramp: shape, start, end, every and power of a `PruningSchedule`.
     tokens_per_step: predicted tokens in a batch.
     vocab_size: of the models.
     context_length: of the models.
@@ -82,12 +83,8 @@ class Planner:
 
   def _continuous_density(self, sparsity: float) -> float:
     """Mean over the steps, before there are whole ones."""
-    asked = planning.Request(
-      sparsity=sparsity, unit='compute_fraction', **self.ramp
-    )
-    ramp = (asked.end - asked.start) / asked.ramp_density
-    rest = (1 - asked.end) / asked.final_density
-    return 1 / (asked.start + ramp + rest)
+    asked = PruningSchedule(sparsity=sparsity, **self.ramp)
+    return 1 / planning.stretch(asked)
 
   def _plan(
     self, aim: Aim, sparsity: float, size: int, density: float

@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from jax_sparse_pretrain import pruning, sharding
 from jax_sparse_pretrain.config import Config
 from jax_sparse_pretrain.model.decoder import Decoder
-from jax_sparse_pretrain.training import evaluate as evaluate_lib
 from jax_sparse_pretrain.training import loss as loss_lib
 from jax_sparse_pretrain.training import optimizer as optimizer_lib
 from jax_sparse_pretrain.training import step as step_lib
@@ -22,15 +21,18 @@ from jax_sparse_pretrain.training import step as step_lib
 class Programs(NamedTuple):
   """The jitted functions of a run, and what its state looks like.
 
+  Each function is compiled when it is first called.
+
   Attributes:
-    abstract_state: shapes, types and shardings of the state.
+    abstract_state: the shapes, types and shardings of the state.
     init: seed -> fresh state, on the devices.
     init_masks: (params, finished steps) -> masks that keep everything.
     train_step: (state, rows, controls) -> (state, metrics); donates the state.
     forward: state -> the params that the forward pass sees.
-    kept: state -> {kernel: bool[shape]} of kernels that are not dense.
-    count_nonzero: state -> {kernel: counts per layer}.
-    row_losses: (params, rows) -> the loss of each row.
+    kept: state -> {kernel: bool[shape]}; kernels that are left out are dense.
+    count_nonzero: state -> {kernel: kept weights in each layer}, as the
+      forward pass sees them.
+    row_losses: (params, rows) -> the mean loss of each row.
   """
 
   abstract_state: step_lib.TrainState
@@ -43,7 +45,8 @@ class Programs(NamedTuple):
   row_losses: Callable
 
 
-# Programs by `keys.program_key` and mesh; what runs of a process share.
+# By `program_keys.program_key` and mesh: programs that runs of one process
+# share.
 Cache = MutableMapping[tuple[str, Mesh], Programs]
 
 
@@ -53,7 +56,7 @@ def make_programs(
   kernels: Mapping[str, pruning.Kernel],
   pruner: pruning.Pruner,
 ) -> Programs:
-  """Makes the functions; each is compiled when it is first called.
+  """Makes the functions; compiles nothing.
 
   Raises:
     ConfigError: for a mesh axis that does not divide a parameter.
@@ -63,46 +66,47 @@ def make_programs(
   def apply(params, tokens):
     return model.apply({'params': params}, tokens)
 
-  loss_fn = loss_lib.make_loss_fn(apply, config.model.z_loss)
-  boxed = _abstract_params(model, config)
-  params_sharding = sharding.parameter_shardings(mesh, boxed)
   tx = optimizer_lib.make_optimizer(config.optimizer)
   init = _make_init(model, config, tx, pruner)
   abstract = jax.eval_shape(init, 0)
+  params_sharding = sharding.parameter_shardings(
+    mesh, _abstract_params(model, config)
+  )
   shardings = _state_shardings(abstract, params_sharding, tx, mesh)
+  rows_sharding = sharding.batch_sharding(mesh)
   everywhere = sharding.replicated(mesh)
   train_step = step_lib.make_train_step(
-    loss_fn,
+    loss_lib.make_loss_fn(apply, config.model.z_loss),
     tx,
     pruner,
     accumulation_steps=config.accumulation_steps,
   )
   return Programs(
-    abstract_state=jax.tree.map(_abstract, abstract, shardings),
+    abstract_state=jax.tree.map(
+      lambda leaf, where: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=where
+      ),
+      abstract,
+      shardings,
+    ),
     init=jax.jit(init, out_shardings=shardings),
     init_masks=jax.jit(pruner.init, out_shardings=shardings.masks),
     train_step=jax.jit(
       train_step,
-      in_shardings=(shardings, sharding.batch_sharding(mesh), everywhere),
+      in_shardings=(shardings, rows_sharding, everywhere),
       out_shardings=(shardings, everywhere),
       donate_argnums=0,
     ),
-    forward=_make_forward(pruner, shardings.params),
+    forward=_make_forward(pruner, params_sharding),
     kept=jax.jit(lambda state: pruner.kept(state.params, state.masks)),
     count_nonzero=_make_count(kernels, pruner, abstract.masks, everywhere),
-    row_losses=evaluate_lib.make_row_losses(
+    row_losses=loss_lib.make_row_losses(
       apply,
       params_sharding=params_sharding,
-      rows_sharding=sharding.batch_sharding(mesh),
+      rows_sharding=rows_sharding,
       loss_sharding=everywhere,
     ),
   )
-
-
-def _abstract_params(model: Decoder, config: Config) -> Any:
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  tokens = jax.ShapeDtypeStruct((1, config.model.context_length), np.int32)
-  return jax.eval_shape(model.init, key, tokens)['params']
 
 
 def _make_init(model: Decoder, config: Config, tx, pruner):
@@ -112,6 +116,35 @@ def _make_init(model: Decoder, config: Config, tx, pruner):
     return step_lib.init_state(nn.unbox(variables['params']), tx, pruner)
 
   return init
+
+
+def _abstract_params(model: Decoder, config: Config) -> Any:
+  """The shapes of the params, boxed with the names of their axes."""
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  tokens = jax.ShapeDtypeStruct((1, config.model.context_length), np.int32)
+  return jax.eval_shape(model.init, key, tokens)['params']
+
+
+def _make_forward(pruner: pruning.Pruner, params_sharding) -> Callable:
+  # A jitted identity would copy all the parameters.
+  if pruner.forward is pruning.Pruner._field_defaults['forward']:
+    return lambda state: state.params
+  return jax.jit(
+    lambda state: pruner.forward(state.params, state.masks),
+    out_shardings=params_sharding,
+  )
+
+
+def _make_count(kernels, pruner, masks, everywhere) -> Callable:
+  if masks is None:
+    dense = {n: [k.layer_size] * k.n_layers for n, k in kernels.items()}
+    return lambda state: dense
+
+  def count(state: step_lib.TrainState):
+    kept = pruner.kept(state.params, state.masks)
+    return pruning.count_nonzero(kept, kernels)
+
+  return jax.jit(count, out_shardings=everywhere)
 
 
 def _state_shardings(abstract, params_sharding, tx, mesh) -> Any:
@@ -138,18 +171,12 @@ def _state_shardings(abstract, params_sharding, tx, mesh) -> Any:
   )
 
 
-def _make_forward(pruner: pruning.Pruner, params_sharding) -> Callable:
-  """A jitted identity would copy all the parameters."""
-  if pruner.forward is pruning.Pruner._field_defaults['forward']:
-    return lambda state: state.params
-  return jax.jit(
-    lambda state: pruner.forward(state.params, state.masks),
-    out_shardings=params_sharding,
-  )
-
-
 def _beside(params, named, everywhere, path, mask) -> Any:
-  """Where the parameter lives whose name and shape, or bits, a mask has."""
+  """Where a mask lives.
+
+  Beside the parameter of its name, if it has that parameter's shape or, packed
+  to bits, an eighth of it that splits alike; else everywhere.
+  """
   shapes = {n: p.shape for n, p in pruning.pruner.by_path(params).items()}
   name = getattr(path[-1], 'key', None)
   *rest, last = shapes.get(name, (0,))
@@ -166,20 +193,3 @@ def _splits(leaf, where) -> bool:
   except ValueError:
     return False
   return True
-
-
-def _abstract(leaf, where) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-
-
-def _make_count(kernels, pruner, masks, everywhere) -> Callable:
-  """state -> kept weights per layer of what the forward pass sees."""
-  if masks is None:
-    dense = {n: [k.layer_size] * k.n_layers for n, k in kernels.items()}
-    return lambda state: dense
-
-  def count(state: step_lib.TrainState):
-    kept = pruner.kept(state.params, state.masks)
-    return pruning.count_nonzero(kept, kernels)
-
-  return jax.jit(count, out_shardings=everywhere)

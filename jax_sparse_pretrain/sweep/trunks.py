@@ -73,7 +73,7 @@ def check_trunk(trunk: Workdir, experiment: Experiment, parent: Config) -> None:
   reasons = changes['new run'] + changes['fork']
   if before['corpus'] != experiment.corpus:
     reasons.append('data: the corpus has changed')
-  about = json.loads((trunk.root / branches.ABOUT).read_text())
+  about = json.loads(trunk.branch.read_text())
   needed = metrics.tail(experiment.plan.steps)
   if about['n_losses'] < min(trunk.saved_steps[-1], needed):
     reasons.append(f'it has fewer losses than the {needed} to average over')

@@ -57,7 +57,7 @@ class Checkpoints:
   """The checkpoints of a run; saving does not hold up training.
 
   Args:
-    directory: of a workdir; created if missing.
+    directory: where they lie in a workdir; created if missing.
     keep: how many of the newest are kept.
   """
 

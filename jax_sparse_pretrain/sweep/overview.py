@@ -149,7 +149,7 @@ def run_line(
   """One finished run.
 
   Args:
-    name: of the run.
+    name: the run's name.
     summary: its `summary.json`.
     seconds: how long it took here.
     origin: the `run` and `step` from which it went on; empty if it began alone.

@@ -127,7 +127,7 @@ def descendants(forks: Sequence[Fork | None], run: int) -> list[int]:
 
 def most_trunks(forks: Sequence[Fork | None]) -> int:
   """How many states are kept for later runs at one time, at most."""
-  lives = {}  # Of each state: from its parent to its last child.
+  lives = {}  # Each state is kept from its parent to its last child.
   for i, fork in enumerate(forks):
     if fork:
       lives[fork] = range(fork.parent, i)

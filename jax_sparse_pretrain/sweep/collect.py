@@ -1,4 +1,4 @@
-"""The table of a sweep's finished runs, for the analysis."""
+"""Collects the finished runs of a sweep in a table for the analysis."""
 
 import contextlib
 import dataclasses
@@ -17,6 +17,7 @@ from jax_sparse_pretrain.runs import workdir as workdir_lib
 from jax_sparse_pretrain.runs.workdir import Workdir
 from jax_sparse_pretrain.sweep.directory import Directory
 
+# Column of the table -> key of `summary.json`.
 _SUMMARY = {
   'average_parameters': 'average_parameters',
   'initial_parameters': 'linear_parameters',
@@ -31,25 +32,25 @@ class NoRuns(ConfigError):
   """There is no finished run."""
 
 
-def write(directory: Directory, columns: Sequence[str] = ()) -> int:
+def write_table(directory: Directory, columns: Sequence[str] = ()) -> int:
   """Makes `runs.csv` from the finished runs in `runs/`, in order of name.
 
   Args:
-    directory: of the sweep, or one that holds directories of sweeps. Runs are
-      then called SWEEP/NAME.
+    directory: that of a sweep, or one that holds directories of sweeps. Runs
+      are then called SWEEP/NAME.
     columns: keys of the config to show beside those in which runs differ.
 
   Returns:
-    How many runs it has.
+    The number of runs in the table.
 
   Raises:
     NoRuns: if there is none.
-    ConfigError: for a file that is not of a run.
+    ConfigError: if a file is not that of a run.
   """
   sweeps = _sweeps(directory)
   if not sweeps:
     raise NoRuns(f'{directory.runs}: no finished run')
-  # Shares may write at once; what is read last must be written last.
+  # Shares may write at once: the last to read has to be the last to write.
   with _alone(directory):
     found = {
       prefix + name: run
@@ -58,13 +59,12 @@ def write(directory: Directory, columns: Sequence[str] = ()) -> int:
     }
     if not found:
       raise NoRuns(f'{directory.runs}: no finished run')
-    runs = _as_runs(found, columns)
-    write_runs(directory.table, runs)
-  return len(runs)
+    write_runs(directory.table, _as_runs(found, columns))
+  return len(found)
 
 
 def _sweeps(directory: Directory) -> dict[str, Directory]:
-  """By what names of runs begin with."""
+  """The sweeps, by the beginning of their runs' names."""
   if directory.runs.is_dir():
     return {'': directory}
   if not directory.root.is_dir():
@@ -75,7 +75,8 @@ def _sweeps(directory: Directory) -> dict[str, Directory]:
 
 @contextlib.contextmanager
 def _alone(directory: Directory) -> Iterator[None]:
-  if storage.is_remote(directory.root):  # No locks; the next run will tell.
+  # An object store has no locks; the table of the next run is right again.
+  if storage.is_remote(directory.root):
     yield
     return
   with open(directory.root / '.runs.lock', 'w') as file:
@@ -83,7 +84,7 @@ def _alone(directory: Directory) -> Iterator[None]:
     yield
 
 
-Found = tuple[dict[str, Any], dict[str, Any]]  # summary, config.json
+Found = tuple[dict[str, Any], dict[str, Any]]  # summary.json, config.json
 
 
 def _finished(directory: Directory) -> Iterator[tuple[str, Found]]:
@@ -99,7 +100,7 @@ def _finished(directory: Directory) -> Iterator[tuple[str, Found]]:
 
 
 def _natural(name: str) -> list[str | int]:
-  """run2 before run10."""
+  """Sorts run2 before run10."""
   parts = re.split(r'(\d+)', name)
   return [int(part) if part.isdigit() else part for part in parts]
 
@@ -111,7 +112,7 @@ def _as_runs(found: Mapping[str, Found], columns: Sequence[str]) -> Runs:
   }
   rows = [_others(*each) for each in found.values()]
   configs = [dict(schema.leaves(each['config'])) for _, each in found.values()]
-  keys = dict.fromkeys([*columns, *differing_keys(configs)])
+  keys = dict.fromkeys([*columns, *_differing(configs)])
   others = {name: [row[name] for row in rows] for name in rows[0]}
   others |= {key: [config[key] for config in configs] for key in keys}
   texts = {name: tuple(map(_text, cells)) for name, cells in others.items()}
@@ -119,7 +120,7 @@ def _as_runs(found: Mapping[str, Found], columns: Sequence[str]) -> Runs:
 
 
 def _others(summary: dict, resolved: dict) -> dict[str, Any]:
-  """What the law does not need; empty where a dense run has no answer."""
+  """What the law does not need; dense runs have no start and end."""
   config, plan = resolved['config'], resolved['plan']
   pruning = config['pruning']
   start, end = plan['compute_fractions']
@@ -144,19 +145,21 @@ def _others(summary: dict, resolved: dict) -> dict[str, Any]:
   }
 
 
-def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-  """Keys of flat configs in which runs differ, and that matter to a loss."""
+def differing_keys(configs: Sequence[Config]) -> list[str]:
+  """The keys in which configs differ, as far as a loss depends on them."""
+  return _differing(
+    [dict(schema.leaves(dataclasses.asdict(each))) for each in configs]
+  )
+
+
+def _differing(flat: Sequence[Mapping[str, Any]]) -> list[str]:
   return [
     key
-    for key in configs[0]
+    for key in flat[0]
     if key != 'seed'
     and schema.field(Config, key).metadata['change'] != 'nothing'
-    and any(config[key] != configs[0][key] for config in configs)
+    and any(config[key] != flat[0][key] for config in flat)
   ]
-
-
-def flat(config: Config) -> dict[str, Any]:
-  return dict(schema.leaves(dataclasses.asdict(config)))
 
 
 def _text(value: Any) -> str:

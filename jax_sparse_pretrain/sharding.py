@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain.pruning import path_name
 
 AXES = ('data', 'fsdp', 'tensor')
 
@@ -105,11 +106,6 @@ def parameter_shardings(mesh: Mesh, boxed: Any) -> Any:
   return jax.tree.map_with_path(
     place, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
   )
-
-
-def path_name(path) -> str:
-  """Key path -> 'layers/attention/query/kernel'."""
-  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def check_batch(config: config_lib.Config, mesh: Mesh) -> None:

@@ -1,33 +1,35 @@
-"""Which leaves, how many where, which weights.
+"""Which leaves are pruned, how many weights where, and which weights.
 
-Knows pytrees of arrays; knows neither the model nor the training loop.
+A library for any pytree of arrays: it knows neither our model nor our loop.
+`magnitude_pruner` is for a train step of one's own. Selection is exact and the same on every mesh,
+and tests hold it to sorting oracles bit for bit: whatever replaces it must keep
+that. jaxpruner's updaters are in the room `jaxpruner`.
 """
 
 from jax_sparse_pretrain.pruning.distribution import (
   DISTRIBUTIONS,
   Distribution,
+  kept_on_the_way,
+  targets,
+)
+from jax_sparse_pretrain.pruning.kernels import (
   Kernel,
+  apply_masks,
+  by_path,
+  count_nonzero,
+  path_name,
 )
-from jax_sparse_pretrain.pruning.magnitude import (
-  magnitude_pruner,
-  magnitudes,
-  random_scores,
-)
-from jax_sparse_pretrain.pruning.packed import packed
 from jax_sparse_pretrain.pruning.pruner import (
   Pruner,
-  count_nonzero,
+  magnitude_pruner,
+  magnitudes,
   no_pruning,
+  packed,
+  random_scores,
 )
 from jax_sparse_pretrain.pruning.selection import keep_largest
-from jax_sparse_pretrain.pruning.structure import (
-  Block,
-  Channel,
-  NByM,
-  Structure,
-  Unstructured,
-)
-from jax_sparse_pretrain.pruning.targets import targets
+from jax_sparse_pretrain.pruning.structure import NByM, Structure
+from jax_sparse_pretrain.pruning.windows import Block, Channel, Unstructured
 
 __all__ = [
   'Block',
@@ -39,12 +41,16 @@ __all__ = [
   'Pruner',
   'Structure',
   'Unstructured',
+  'apply_masks',
+  'by_path',
   'count_nonzero',
   'keep_largest',
+  'kept_on_the_way',
   'magnitude_pruner',
   'magnitudes',
   'no_pruning',
   'packed',
+  'path_name',
   'random_scores',
   'targets',
 ]

@@ -118,7 +118,7 @@ def _state_shardings(abstract, params_sharding, tx, mesh) -> Any:
   """Optimizer moments and masks live where their parameters do."""
   everywhere = sharding.replicated(mesh)
   named = {
-    sharding.path_name(path): leaf
+    pruning.path_name(path): leaf
     for path, leaf in jax.tree.leaves_with_path(params_sharding)
   }
   return step_lib.TrainState(
@@ -140,7 +140,7 @@ def _state_shardings(abstract, params_sharding, tx, mesh) -> Any:
 
 def _make_forward(pruner: pruning.Pruner, params_sharding) -> Callable:
   """A jitted identity would copy all the parameters."""
-  if pruner.forward is pruning.Pruner._field_defaults['forward']:
+  if not pruner.straight_through:
     return lambda state: state.params
   return jax.jit(
     lambda state: pruner.forward(state.params, state.masks),
@@ -150,7 +150,7 @@ def _make_forward(pruner: pruning.Pruner, params_sharding) -> Callable:
 
 def _beside(params, named, everywhere, path, mask) -> Any:
   """Where the parameter lives whose name and shape, or bits, a mask has."""
-  shapes = {n: p.shape for n, p in pruning.pruner.by_path(params).items()}
+  shapes = {n: p.shape for n, p in pruning.by_path(params).items()}
   name = getattr(path[-1], 'key', None)
   *rest, last = shapes.get(name, (0,))
   if mask.shape == (*rest, last):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from jax_sparse_pretrain.pruning.distribution import Kernel
+from jax_sparse_pretrain.pruning.kernels import Kernel, Kernels
 
 _STRUCTURE = re.compile(r'nm_(\d+),(\d+)|block_\d+,\d+|channel_-?\d+')
 
@@ -189,7 +189,7 @@ def _check_options(registry, algorithm: str, options) -> None:
     )
 
 
-def check_kernels(updater, kernels: Mapping[str, Kernel]) -> None:
+def check_kernels(updater, kernels: Kernels) -> None:
   """Raises ValueError for a kernel that the structure does not fit."""
   shapes = {
     name: jax.ShapeDtypeStruct(kernel.shape, jnp.float32)

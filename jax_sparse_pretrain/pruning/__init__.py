@@ -1,7 +1,8 @@
 """Which leaves are pruned, how many weights where, and which weights.
 
 A library for any pytree of arrays: it knows neither our model nor our loop.
-`magnitude_pruner` is for a train step of one's own. Selection is exact and the same on every mesh,
+`wrap` prunes inside any optax optimizer (`transform`); `magnitude_pruner` is
+for a train step of one's own. Selection is exact and the same on every mesh,
 and tests hold it to sorting oracles bit for bit: whatever replaces it must keep
 that. jaxpruner's updaters are in the room `jaxpruner`.
 """
@@ -29,6 +30,15 @@ from jax_sparse_pretrain.pruning.pruner import (
 )
 from jax_sparse_pretrain.pruning.selection import keep_largest
 from jax_sparse_pretrain.pruning.structure import NByM, Structure
+from jax_sparse_pretrain.pruning.transform import (
+  PrunedState,
+  apply,
+  kept,
+  masks,
+  post_gradient_update,
+  sparsity,
+  wrap,
+)
 from jax_sparse_pretrain.pruning.windows import Block, Channel, Unstructured
 
 __all__ = [
@@ -38,19 +48,26 @@ __all__ = [
   'Distribution',
   'Kernel',
   'NByM',
+  'PrunedState',
   'Pruner',
   'Structure',
   'Unstructured',
+  'apply',
   'apply_masks',
   'by_path',
   'count_nonzero',
   'keep_largest',
+  'kept',
   'kept_on_the_way',
   'magnitude_pruner',
   'magnitudes',
+  'masks',
   'no_pruning',
   'packed',
   'path_name',
+  'post_gradient_update',
   'random_scores',
+  'sparsity',
   'targets',
+  'wrap',
 ]

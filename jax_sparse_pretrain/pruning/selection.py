@@ -39,8 +39,8 @@ def keep_largest(
     weights: {kernel: float[shape]}; float32, bfloat16 or float16.
     candidates: {kernel: bool[shape]}; others are never kept.
     kernels: {kernel: Kernel}, the same keys.
-    budget: how many to keep, of `distribution.budget`.
-    distribution: global or per layer.
+    budget: how many to keep, what `distribution.budget` returned.
+    distribution: an entry of `DISTRIBUTIONS`.
 
   Returns:
     {kernel: bool[shape]} with exactly the budgeted number of weights, or all
@@ -94,13 +94,13 @@ def _last_reached(
   """The highest thresholds that enough keys reach.
 
   Args:
-    keys: (kernel, arrays) -> uint32[shape], below 2^n_bits; anew in every
-      pass, since that is cheaper than a copy of all the keys.
-    arrays: what the keys are made of.
+    keys: (kernel, arrays) -> uint32[shape], below 2^n_bits. They are made
+      again in every pass, which is cheaper than a copy of all the keys.
+    arrays: the arrays from which keys are made.
     kernels: {kernel: Kernel}.
     reached: {kernel: keys at or above, uint32[n_layers]} ->
       {kernel: whether they are enough, bool[n_layers]}.
-    n_bits: at most 32.
+    n_bits: bits of a key, at most 32.
   """
   n_digits = -(-n_bits // _DIGIT_BITS)
   digits = np.arange(1, 1 << _DIGIT_BITS, dtype=np.uint32)[:, None]
@@ -138,10 +138,10 @@ def _last(
 
   Args:
     selected: arrays -> bool[shape].
-    arrays: what `selected` is made of.
-    n_selected: uint32[n_layers].
+    arrays: the arrays from which `selected` is made.
+    n_selected: how many are selected in each layer, uint32[n_layers].
     n_first: uint32[n_layers], at most n_selected.
-    kernel: of the shape.
+    kernel: the kernel of this shape.
 
   Returns:
     For each axis of a layer, uint32[n_layers] as `_from_end` counts: 0 where

@@ -105,7 +105,7 @@ class Windows(Structure):
     }
 
   def _sizes(self, kernel: Kernel) -> tuple[int, ...]:
-    """Shape of a window, the axis of layers included."""
+    """Shape of a window in the leaf, with 1 for an axis of layers."""
     return (1,) * int(kernel.stacked) + self.window(kernel.layer_shape)
 
   def _grouped(self, x: jax.Array, kernel: Kernel):
@@ -132,9 +132,9 @@ class Block(Windows):
   """Blocks of height x width along two axes, all of the other axes in each.
 
   Attributes:
-    height: weights along the first of `axes`, which it divides.
-    width: along the second.
-    axes: of a layer.
+    height: weights along the first of `axes`, whose size it divides.
+    width: weights along the second of `axes`, whose size it divides.
+    axes: two axes of a layer.
     pooling: how a block scores, by the `mean` or the `max` of its weights.
   """
 
@@ -164,7 +164,7 @@ class Channel(Windows):
   """All weights that share an index along the axis.
 
   Attributes:
-    axis: of a layer.
+    axis: an axis of a layer.
     pooling: how a channel scores, by the `mean` or the `max` of its weights.
   """
 
@@ -185,13 +185,14 @@ def _check_pooling(structure: Block | Channel):
 
 
 def exact_mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-  """Mean of float32 over the axes, in whatever order devices add up.
+  """Mean of float32 over the axes, the same to the bit on any mesh.
 
-  A sum of floats depends on its order, and so on the mesh. Integers do not:
-  weights are scaled by the power of two above their window's largest and cut
-  into two limbs, as wide as int32 can sum, that are summed apart. What is cut
-  off is below 2^-(62 - 2 log2(window)) of the largest weight, or of 2^-94
-  where that is larger. Magnitudes beyond 2^124 count as 2^124; NaN stays NaN.
+  A sum of floats depends on its order, and so on the mesh; one of integers
+  does not. So weights are scaled by the power of two above their window's
+  largest and cut into two limbs, as wide as int32 can sum, which are summed
+  apart. What is cut off is below 2^-(62 - 2 log2(window)) of the largest
+  weight, or of 2^-94 where that is larger. Magnitudes beyond 2^124 count as
+  2^124; NaN stays NaN.
   """
   size = math.prod(x.shape[axis] for axis in axes)
   unit = 2.0 ** (31 - (size - 1).bit_length())

@@ -28,7 +28,7 @@ ALLOWED = {
   'command_line': {'config', 'schema', 'shipped'},
   'distributed': {'command_line', 'schema', 'config'},
   'hardware': set(),
-  'sharding': {'config'},
+  'sharding': {'config', 'pruning'},
   'model': {'config', 'model'},
   'pruning': {'schedule', 'pruning'},
   'data': {'config', 'data', 'schema', 'storage'},

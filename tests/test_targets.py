@@ -8,7 +8,7 @@ import tiny
 
 from jax_sparse_pretrain.config import ConfigError
 from jax_sparse_pretrain.pruning import Kernel, targets
-from jax_sparse_pretrain.pruning.targets import erdos_renyi
+from jax_sparse_pretrain.pruning.distribution import erdos_renyi
 from jax_sparse_pretrain.training import recipe, setup
 
 GOLDEN = json.loads(

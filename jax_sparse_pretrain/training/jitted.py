@@ -127,7 +127,7 @@ def _abstract_params(model: Decoder, config: Config) -> Any:
 
 def _make_forward(pruner: pruning.Pruner, params_sharding) -> Callable:
   # A jitted identity would copy all the parameters.
-  if pruner.forward is pruning.Pruner._field_defaults['forward']:
+  if not pruner.straight_through:
     return lambda state: state.params
   return jax.jit(
     lambda state: pruner.forward(state.params, state.masks),
@@ -151,7 +151,7 @@ def _state_shardings(abstract, params_sharding, tx, mesh) -> Any:
   """Optimizer moments and masks live where their parameters do."""
   everywhere = sharding.replicated(mesh)
   named = {
-    sharding.path_name(path): leaf
+    pruning.path_name(path): leaf
     for path, leaf in jax.tree.leaves_with_path(params_sharding)
   }
   return step_lib.TrainState(
@@ -177,7 +177,7 @@ def _beside(params, named, everywhere, path, mask) -> Any:
   Beside the parameter of its name, if it has that parameter's shape or, packed
   to bits, an eighth of it that splits alike; else everywhere.
   """
-  shapes = {n: p.shape for n, p in pruning.pruner.by_path(params).items()}
+  shapes = {n: p.shape for n, p in pruning.by_path(params).items()}
   name = getattr(path[-1], 'key', None)
   *rest, last = shapes.get(name, (0,))
   if mask.shape == (*rest, last):

@@ -11,13 +11,13 @@ from jax_sparse_pretrain import data as data_lib
 from jax_sparse_pretrain import distributed
 from jax_sparse_pretrain.command_line import Stopped, StopRequest
 from jax_sparse_pretrain.distributed import AgreedStop
+from jax_sparse_pretrain.pruning import path_name
 from jax_sparse_pretrain.runs import resume
 from jax_sparse_pretrain.runs import workdir as workdir_lib
 from jax_sparse_pretrain.runs.branches import Branches
 from jax_sparse_pretrain.runs.checkpoint import Checkpoints
 from jax_sparse_pretrain.runs.lock import Claim
 from jax_sparse_pretrain.runs.output import Output, open_output
-from jax_sparse_pretrain.sharding import path_name
 from jax_sparse_pretrain.training.metrics import Meter, NonFiniteError
 from jax_sparse_pretrain.training.progress import Part, Progress, Silent
 from jax_sparse_pretrain.training.setup import Experiment

@@ -57,6 +57,7 @@ setup(
     'etils[epath]>=1.9',
     'flax>=0.12,<0.13',
     'grain>=0.2.16,<0.3',
+    'jinja2>=3.1',
     'matplotlib>=3.10.8',
     'ml-collections>=1.0,<2',
     'numpy>=2.0',

@@ -123,11 +123,12 @@ def _show_plan(config: config_lib.Config) -> int:
 def _compile_only(config: config_lib.Config, name: str | None) -> int:
   """Status 0 if the step fits, or no chip is named; 1 if it does not."""
   _require('--topology', name)
-  from jax_sparse_pretrain.compile_ahead import program, report, topology
+  from jax_sparse_pretrain import compile_ahead
 
-  ahead = program.compile_ahead(config, topology.parse(name))
-  print(report.ahead_table(ahead))
-  return command_line.FAILED if ahead.fits is False else 0
+  topology = compile_ahead.parse_topology(name)
+  compiled = compile_ahead.compile_train_step(config, topology)
+  print(compile_ahead.step_table(compiled))
+  return command_line.FAILED if compiled.fits is False else 0
 
 
 def _train(config: config_lib.Config, args: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """The text of a compiled program -> its instructions.
 
-Format: https://openxla.org/xla/hlo_dumps. Only what the readers of this
-package ask for: names, shapes, operands and attributes.
+Format: https://openxla.org/xla/hlo_dumps. Read are names, shapes, operands and
+attributes; the rest of a line is ignored.
 """
 
 import math
@@ -15,7 +15,7 @@ class Instruction(NamedTuple):
 
   Attributes:
     name: unique in the program.
-    shape: of the result, as text.
+    shape: the result's shape, as text.
     opcode: 'all-reduce', 'fusion', ...
     operands: what stands in its parentheses: names, or a literal.
     attributes: the rest of the line.
@@ -41,7 +41,7 @@ class Instruction(NamedTuple):
 
 
 class Computation(NamedTuple):
-  """Instructions by name, in their order."""
+  """Instructions by name, in the order in which they are written."""
 
   name: str
   instructions: dict[str, Instruction]
@@ -51,36 +51,37 @@ class Computation(NamedTuple):
     return next(i for i in self.instructions.values() if i.is_root)
 
 
-class Program(NamedTuple):
-  entry: str
-  computations: dict[str, Computation]
+Program = dict[str, Computation]
+ENTRY = 'ENTRY'  # in a program, the name of the computation that is run
 
 
 def parse(text: str) -> Program:
-  """The computations of `Compiled.as_text()`."""
-  entry, computations, current = '', {}, {}
+  """The computations of `Compiled.as_text()`, by name.
+
+  Raises:
+    ValueError: if the text has no entry computation.
+  """
+  program, current = {}, {}
   for line in text.splitlines():
     if line.endswith('{') and not line.startswith((' ', 'HloModule')):
-      name = re.match(r'(?:ENTRY )?%?([\w.\-]+)', line)[1]
+      is_entry, name = re.match(r'(ENTRY )?%?([\w.\-]+)', line).groups()
       current = {}
-      computations[name] = Computation(name, current)
-      if line.startswith('ENTRY '):
-        entry = name
+      program[ENTRY if is_entry else name] = Computation(name, current)
     elif ' = ' in line and line.startswith(' '):
       instruction = _instruction(line.strip())
       current[instruction.name] = instruction
-  if not entry:
+  if ENTRY not in program:
     raise ValueError('no ENTRY computation: this is not the text of a program')
-  return Program(entry, computations)
+  return program
 
 
 def _instruction(line: str) -> Instruction:
   line = re.sub(r'/\*.*?\*/', '', line)
   name, rest = line.split(' = ', 1)
-  end = _end(rest) if rest.startswith('(') else rest.index(' ')
+  end = _closing(rest) if rest.startswith('(') else rest.index(' ')
   shape, rest = rest[:end], rest[end:].lstrip()
   start = rest.index('(')
-  end = start + _end(rest[start:])
+  end = start + _closing(rest[start:])
   return Instruction(
     name=name.removeprefix('ROOT ').lstrip('%'),
     shape=shape,
@@ -96,8 +97,8 @@ def _instruction(line: str) -> Instruction:
   )
 
 
-def _end(text: str) -> int:
-  """Where the parenthesis that opens the text is closed."""
+def _closing(text: str) -> int:
+  """The end of the parentheses with which the text begins."""
   depth = 0
   for match in re.finditer(r'[()]', text):
     depth += 1 if match[0] == '(' else -1

@@ -1,10 +1,11 @@
-"""How often each instruction of a program runs."""
+"""How often a program runs each of its instructions."""
 
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jax_sparse_pretrain.compile_ahead.hlo import (
+from jax_sparse_pretrain.compile_ahead.hlo.instructions import (
+  ENTRY,
   Computation,
   Instruction,
   Program,
@@ -16,13 +17,13 @@ class Executed(NamedTuple):
 
   Attributes:
     instruction: the instruction.
-    computation: that it stands in.
+    computation: the computation that holds it.
     times: how often it runs.
-    is_update: whether only a step of a mask update runs it: it stands in a
-      branch of a conditional other than the first.
-    is_fused: whether it is a part of a fusion, and its results stay on chip.
-    loops: around it whose length the text does not tell. They count as one
-      iteration.
+    is_update: whether it runs only on a step with a mask update. Such
+      instructions stand in a branch of a conditional other than the first.
+    is_fused: whether it is part of a fusion, so that its result stays on chip.
+    loops: loops around it whose length the text does not tell. Each counts as
+      one iteration.
   """
 
   instruction: Instruction
@@ -36,10 +37,9 @@ class Executed(NamedTuple):
 def walk(program: Program) -> Iterator[Executed]:
   """What one call runs, loops and branches followed.
 
-  Of the branches of a conditional all are followed, as if each were taken.
+  Every branch of a conditional is followed, as if each were taken.
   """
-  entry = program.computations[program.entry]
-  yield from _walk(program, Executed(None, entry, 1))
+  yield from _walk(program, Executed(None, program[ENTRY], 1))
 
 
 def _walk(program: Program, around: Executed) -> Iterator[Executed]:
@@ -47,8 +47,7 @@ def _walk(program: Program, around: Executed) -> Iterator[Executed]:
     here = around._replace(instruction=instruction)
     yield here
     for name, inside in _called(program, here):
-      computation = program.computations[name]
-      yield from _walk(program, inside._replace(computation=computation))
+      yield from _walk(program, inside._replace(computation=program[name]))
 
 
 def _called(program: Program, here: Executed) -> Iterator[tuple[str, Executed]]:
@@ -60,7 +59,12 @@ def _called(program: Program, here: Executed) -> Iterator[tuple[str, Executed]]:
     inside = here._replace(times=here.times * (n or 1), loops=loops)
     yield from ((name, inside) for name in instruction.called('body'))
   elif instruction.opcode == 'conditional':
-    for index, name in enumerate(_branches(instruction)):
+    # In the order of the index; of a boolean, false is 0.
+    branches = instruction.called('branch_computations') or [
+      *instruction.called('false_computation'),
+      *instruction.called('true_computation'),
+    ]
+    for index, name in enumerate(branches):
       yield name, here._replace(is_update=here.is_update or index > 0)
   elif instruction.opcode == 'fusion':
     inside = here._replace(is_fused=True)
@@ -70,68 +74,54 @@ def _called(program: Program, here: Executed) -> Iterator[tuple[str, Executed]]:
       yield from ((name, here) for name in instruction.called(attribute))
 
 
-def _branches(conditional: Instruction) -> list[str]:
-  """In the order of the index; false is 0."""
-  return conditional.called('branch_computations') or [
-    *conditional.called('false_computation'),
-    *conditional.called('true_computation'),
-  ]
-
-
 def trip_count(program: Program, at: Executed) -> int | None:
-  """Iterations of a while loop: as the compiler says, or of a plain counter.
+  """Iterations of a while loop; None if the text does not tell them.
 
-  A counter begins at the constant 0, grows by the constant 1 and is compared
-  with a constant, as those of `scan` and `fori_loop` are.
+  Either the compiler says the number, or the loop has a plain counter, as
+  those of `scan` and `fori_loop` have: it begins at the constant 0, grows by
+  the constant 1, and is compared with a constant.
   """
   loop = at.instruction
   told = re.search(r'"known_trip_count":\s*\{"n":\s*"?(\d+)', loop.attributes)
   if told:
     return int(told[1])
-  [condition] = loop.called('condition')
-  [body] = loop.called('body')
-  return _counted(
-    at.computation,
-    loop,
-    program.computations[condition],
-    program.computations[body],
-  )
-
-
-def _counted(around, loop, condition, body) -> int | None:
+  [condition] = [program[name] for name in loop.called('condition')]
+  [body] = [program[name] for name in loop.called('body')]
   compare = condition.root
   if compare.opcode != 'compare' or 'direction=LT' not in compare.attributes:
     return None
-  counter, limit = (condition.instructions.get(n) for n in compare.operands)
-  index = _index(counter)
+  counter, limit = compare.operands
+  index = _element(condition.instructions.get(counter))
   if index is None or body.root.opcode != 'tuple':
     return None
-  state = around.instructions.get(loop.operands[0])
-  if state is None or state.opcode != 'tuple':
+  start = at.computation.instructions.get(loop.operands[0])
+  if start is None or start.opcode != 'tuple':
     return None
-  first = _constant(around, state.operands[index])
+  first = _constant(at.computation, start.operands[index])
   if first != 0 or not _grows_by_one(body, index):
     return None
-  return _constant(condition, limit.name if limit else '')
+  return _constant(condition, limit)
 
 
 def _grows_by_one(body: Computation, index: int) -> bool:
+  """Whether an iteration adds 1 to an element of the loop's state."""
   add = _source(body, body.root.operands[index])
   if add is None or add.opcode != 'add':
     return False
-  of = [_index(_source(body, name)) for name in add.operands]
-  return index in of and 1 in [_constant(body, name) for name in add.operands]
+  elements = [_element(_source(body, name)) for name in add.operands]
+  constants = [_constant(body, name) for name in add.operands]
+  return index in elements and 1 in constants
 
 
-def _index(element: Instruction | None) -> int | None:
-  """Of the loop's state, which element this is."""
-  if element is None or element.opcode != 'get-tuple-element':
+def _element(instruction: Instruction | None) -> int | None:
+  """The index of the element of the loop's state that an instruction reads."""
+  if instruction is None or instruction.opcode != 'get-tuple-element':
     return None
-  return int(re.search(r'index=(\d+)', element.attributes)[1])
+  return int(re.search(r'index=(\d+)', instruction.attributes)[1])
 
 
 def _constant(computation: Computation, name: str) -> int | None:
-  """The integer that an instruction is."""
+  """The value of an instruction that is a constant integer."""
   instruction = _source(computation, name)
   if instruction is None or instruction.opcode != 'constant':
     return None
@@ -140,7 +130,7 @@ def _constant(computation: Computation, name: str) -> int | None:
 
 
 def _source(computation: Computation, name: str) -> Instruction | None:
-  """What an instruction is a copy of."""
+  """The instruction whose result is copied to this name."""
   instruction = computation.instructions.get(name)
   while instruction and instruction.opcode in ('copy', 'bitcast'):
     instruction = computation.instructions.get(instruction.operands[0])

@@ -25,7 +25,6 @@ from jax_sparse_pretrain.compile_ahead.hlo import (
   execution,
   instructions,
 )
-from jax_sparse_pretrain.compile_ahead.report import WIDTH
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.training import setup
 

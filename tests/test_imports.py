@@ -199,18 +199,6 @@ def test_a_verb_draws_without_jax(verb, tmp_path):
   assert {'average', *RUN, *DRAW} == VERBS.keys()
 
 
-def test_the_analysis_costs_little_to_import():
-  code = (
-    'import time, numpy, scipy.optimize, scipy.stats, scipy.linalg\n'
-    'start = time.perf_counter()\n'
-    'from jax_sparse_pretrain import analysis\n'
-    'analysis.load_runs, analysis.fit_scaling_law, analysis.compare_laws\n'
-    'analysis.plan_run, analysis.simulate_runs\n'
-    'print(time.perf_counter() - start)'
-  )
-  assert min(float(run_python(code)) for _ in range(3)) < 0.3
-
-
 def test_the_names_of_the_analysis_are_imported_when_used():
   """The package alone costs nothing; a name costs its own module."""
   run_python(

@@ -6,7 +6,7 @@ from test_fit import LAW, chinchilla, coefficients, runs_on_grid
 
 from jax_sparse_pretrain.analysis.fitting import design, grid
 from jax_sparse_pretrain.analysis.fitting.fit import fit_scaling_law
-from jax_sparse_pretrain.analysis.fitting.simulate import simulate_runs
+from jax_sparse_pretrain.analysis.fitting.law import simulate_runs
 
 NAMES = ('E', 'A', 'B', 'alpha', 'beta')
 # Besiroglu et al. 2024: 95 %, 4,000 resamples.
@@ -64,9 +64,8 @@ def test_resamples_reach_the_optimum_that_scipy_finds(published, resamples):
   rng = np.random.default_rng(0)
   for i in rng.integers(0, 4000, 6):
     drawn = np.repeat(order, resamples.counts[i])
-    columns = design.make(N[drawn], D[drawn], loss[drawn])
     spread = rng.uniform([0, 0, -1, 0.1, 0.1], [20, 20, 1, 1, 1], (12, 5))
-    law, f = grid.search(columns.rows, columns.pivots, 1e-3, spread)
+    law, f = grid.search(N[drawn], D[drawn], loss[drawn], 1e-3, spread)
     # SciPy stops short of the optimum by some 1e-9 of it.
     assert resamples.objectives[i] == pytest.approx(f, rel=1e-7)
     assert resamples.objectives[i] <= f * (1 + 1e-10)

@@ -17,8 +17,8 @@ from jax_sparse_pretrain.analysis import (
   replicate_noise,
 )
 from jax_sparse_pretrain.analysis.__main__ import main
-from jax_sparse_pretrain.analysis.contrasts.contrast import read_places
-from jax_sparse_pretrain.analysis.contrasts.ranking import critical_gap
+from jax_sparse_pretrain.analysis.contrasts import read_places
+from jax_sparse_pretrain.analysis.ranking import critical_gap
 from jax_sparse_pretrain.analysis.verbs import pictures
 
 NAMES = r'(?P<block>s\d)_(?P<arm>[a-z]+)_(?P<seed>\d)'

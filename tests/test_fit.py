@@ -8,14 +8,19 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-from jax_sparse_pretrain.analysis.fitting import design, grid, objective, solver
+from jax_sparse_pretrain.analysis.fitting import (
+  design,
+  forms,
+  grid,
+  objective,
+  solver,
+)
 from jax_sparse_pretrain.analysis.fitting.fit import (
   ScalingLawFit,
   fit_scaling_law,
 )
-from jax_sparse_pretrain.analysis.fitting.interaction import interaction
-from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
-from jax_sparse_pretrain.analysis.fitting.simulate import simulate_runs
+from jax_sparse_pretrain.analysis.fitting.identification import interaction
+from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw, simulate_runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAW = ScalingLaw(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
@@ -78,10 +83,9 @@ def test_a_small_delta_gives_the_published_least_absolute_deviations():
 
 
 def test_hoffmanns_starts_find_nothing_better(published):
-  columns = design.make(*chinchilla())
   # A spread of the 4,500; each takes SciPy some milliseconds.
   starts = grid.hoffmann_starts()[::91]
-  law, objective = grid.search(columns.rows, columns.pivots, 1e-3, starts)
+  law, objective = grid.search(*chinchilla(), 1e-3, starts)
   assert objective == pytest.approx(published.objective, rel=1e-8)
   assert objective >= published.objective * (1 - 1e-12)
   assert np.allclose(coefficients(law), coefficients(published.law), rtol=1e-3)
@@ -100,25 +104,38 @@ def test_scipy_from_many_starts_never_beats_the_fit(delta):
   for seed in range(3):
     loss = simulate_runs(LAW, N, D, noise=0.02, seed=seed)
     fit = fit_scaling_law(N, D, loss, delta=delta)
-    columns = design.make(N, D, loss)
     spread = rng.uniform([0, 0, -1, 0.1, 0.1], [15, 15, 1, 1, 1], (25, 5))
-    _, best = grid.search(columns.rows, columns.pivots, delta, spread)
+    _, best = grid.search(N, D, loss, delta, spread)
     assert fit.objective <= best * (1 + 1e-9)
 
 
-def test_derivatives_are_those_of_finite_differences():
+@pytest.fixture(params=['chinchilla', 'frantar'])
+def problem_and_theta(request):
+  """Data of 49 runs, and laws in their units."""
   N, D = runs_on_grid()
   loss = simulate_runs(LAW, N, D, noise=0.02, seed=0)
-  rows = design.make(N, D, loss).rows
-  weights = np.random.default_rng(1).poisson(1.0, (1, len(N))).astype(float)
-  theta = np.array([[0.6, 0.2, 0.25, 0.3, 0.4]])
+  if request.param == 'chinchilla':
+    return design.make(N, D, loss).problem, np.array([0.6, 0.2, 0.25, 0.3, 0.4])
+  sparsity = np.random.default_rng(2).uniform(0, 0.9, len(N))
+  columns = design.make(N, D, loss, form=forms.FRANTAR, sparsity=sparsity)
+  return columns.problem, np.array([0.1, 0.2, 0.25, 0.5, 1.2, 0.3, 0.4])
+
+
+@pytest.mark.parametrize('squares', [0.0, 0.3])
+def test_derivatives_are_those_of_finite_differences(
+  problem_and_theta, squares
+):
+  problem, theta = problem_and_theta
+  weights = np.random.default_rng(1).poisson(1.0, (1, 49)).astype(float)
 
   def at(point):
-    return objective.derivatives(point, rows, 0.01, weights, False)
+    return objective.derivatives(
+      point[None], problem, 0.01, weights, False, squares
+    )
 
   _, gradient, hessian, _ = at(theta)
-  for j in range(5):
-    step = np.zeros(5)
+  for j in range(len(theta)):
+    step = np.zeros(len(theta))
     step[j] = 1e-6
     up, down = at(theta + step), at(theta - step)
     # Central differences of O(1) values: 1e-16 / 1e-6 and some.
@@ -127,27 +144,29 @@ def test_derivatives_are_those_of_finite_differences():
     assert np.allclose(column, hessian[:, j], rtol=1e-6, atol=1e-6)
 
 
-def test_derivatives_of_one_law_are_those_of_many():
-  N, D = runs_on_grid()
-  rows = design.make(N, D, simulate_runs(LAW, N, D, noise=0.02, seed=0)).rows
-  weights = np.random.default_rng(1).poisson(1.0, (3, len(N))).astype(float)
-  theta = np.array([0.6, 0.2, 0.25, 0.3, 0.4])
-  one = objective.derivatives_of_one(theta, rows, 0.01, weights)
-  many = objective.derivatives(np.tile(theta, (3, 1)), rows, 0.01, weights, 1)
-  for first, second in zip(one, many, strict=True):
-    # Sums of 49 terms of the order of one.
-    assert np.allclose(first, second, rtol=0, atol=1e-12)
-  nothing = objective.derivatives_of_one(0 * theta, rows, 0.01, weights)
+def test_derivatives_of_one_law_are_those_of_many(problem_and_theta):
+  problem, theta = problem_and_theta
+  weights = np.random.default_rng(1).poisson(1.0, (3, 49)).astype(float)
+  for squares in (0.0, 0.3):
+    one = objective.derivatives_of_one(theta, problem, 0.01, weights, squares)
+    many = objective.derivatives(
+      np.tile(theta, (3, 1)), problem, 0.01, weights, True, squares
+    )
+    for first, second in zip(one, many, strict=True):
+      # Sums of 49 terms of the order of one.
+      assert np.allclose(first, second, rtol=0, atol=1e-12)
+  nothing = objective.derivatives_of_one(0 * theta, problem, 0.01, weights)
   assert np.isnan(nothing[0]).all()
 
 
 def test_a_delta_far_below_the_residuals_is_approached_from_theirs():
   # Straight at it, half of these starts stop 1e-4 above the optimum.
   N, D = runs_on_grid()
-  rows = design.make(N, D, simulate_runs(LAW, N, D, noise=0.1, seed=0)).rows
+  loss = simulate_runs(LAW, N, D, noise=0.1, seed=0)
+  problem = design.make(N, D, loss).problem
   factors = np.exp(np.random.default_rng(0).normal(0, 0.5, (20, 5)))
   starts = factors * [0.7, 0.1, 0.1, 0.35, 0.37]
-  _, found = solver.minimise(starts, rows, 1e-6)
+  _, found = solver.minimise(starts, problem, 1e-6)
   assert np.median(found) < found.min() * (1 + 1e-6)
 
 
@@ -158,12 +177,12 @@ def test_bad_noise_on_a_small_grid_is_fitted_to_the_lowest_optimum():
   for seed in (8, 21, 37):
     noise = 0.1 * np.random.default_rng(seed).standard_t(2, 36)
     loss = LAW.loss(N, D) * np.exp(noise)
-    rows = design.make(N, D, loss).rows
+    problem = design.make(N, D, loss).problem
     fit = fit_scaling_law(N, D, loss)
     starts = rng.uniform(
       [0.01, 0.01, 0.01, 0.02, 0.02], [1, 1, 1, 2, 2], (60, 5)
     )
-    _, ends = solver.minimise(starts, rows, 1e-3)
+    _, ends = solver.minimise(starts, problem, 1e-3)
     assert fit.objective <= ends.min() * (1 + 1e-9)
 
 

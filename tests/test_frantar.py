@@ -1,23 +1,30 @@
-"""Laws with coefficients for sparsity, and their fit."""
+"""Laws with coefficients for sparsity: their fits, intervals and resamples."""
 
 import dataclasses
 
 import numpy as np
 import pytest
+import scipy_terms
 from scipy import optimize
 from t5 import t5_runs
 
 from jax_sparse_pretrain.analysis import fit_scaling_law
-from jax_sparse_pretrain.analysis.comparison.forms import (
-  CHINCHILLA,
+from jax_sparse_pretrain.analysis.fitting import (
+  bootstrap,
+  design,
+  intervals,
+  objective,
+  search,
+  solver,
+)
+from jax_sparse_pretrain.analysis.fitting.fit import fit_form
+from jax_sparse_pretrain.analysis.fitting.forms import (
+  DENSITY_POWER,
+  FORMS,
+  FRANTAR,
   DensityPowerLaw,
   FrantarLaw,
 )
-from jax_sparse_pretrain.analysis.comparison.frantar import (
-  fit_density_power_law,
-  fit_frantar_law,
-)
-from jax_sparse_pretrain.analysis.fitting import plateau, power_terms
 
 DELTA = 1e-3
 # Of T5 in the paper's table and its notebook (jaxpruner, projects/bigsparse).
@@ -41,23 +48,27 @@ def mean_huber(predicted, runs):
   return each.mean()
 
 
-def columns_of(runs):
-  return runs.final_parameters, runs.sparsity, runs.tokens
+def columns_of(runs, form=FRANTAR):
+  return runs.parameters(form.kind), runs.sparsity, runs.tokens
 
 
-def test_a_proper_fit_of_frantars_law_beats_the_published_one(runs):
+@pytest.fixture(scope='module')
+def frantar(runs):
+  return fit_form(FRANTAR, *columns_of(runs), runs.loss)
+
+
+def test_a_proper_fit_of_frantars_law_beats_the_published_one(runs, frantar):
   columns = columns_of(runs)
-  law, objective = fit_frantar_law(*columns, runs.loss)
-  ours = mean_huber(law.loss(*columns), runs)
+  ours = mean_huber(frantar.law.loss(*columns), runs)
   # Which also shows that parameters at the end, log loss and delta are theirs.
   assert mean_huber(PUBLISHED.loss(*columns), runs) == pytest.approx(
     7.6e-6, abs=0.05e-6
   )
-  assert ours <= 4.9e-6
-  assert objective == pytest.approx(48 * ours, rel=1e-9)
+  assert ours == pytest.approx(4.8801e-6, abs=0.0001e-6)
+  assert frantar.objective == pytest.approx(48 * ours, rel=1e-9)
 
 
-def test_random_starts_of_another_optimizer_find_nothing_better(runs):
+def test_random_starts_of_another_optimizer_find_nothing_better(runs, frantar):
   log_n, log_d = np.log(runs.final_parameters), np.log(runs.tokens)
   log_kept, log_loss = np.log1p(-runs.sparsity), np.log(runs.loss)
 
@@ -76,44 +87,42 @@ def test_random_starts_of_another_optimizer_find_nothing_better(runs):
         residuals, point, loss='huber', f_scale=width, max_nfev=300
       ).x
     found.append(mean_huber(np.exp(residuals(point) + log_loss), runs))
-  _, objective = fit_frantar_law(*columns_of(runs), runs.loss)
   # Finite differences stop a little early.
-  assert min(found) == pytest.approx(objective / 48, rel=1e-4)
-  assert min(found) >= objective / 48 * (1 - 1e-9)
+  assert min(found) == pytest.approx(frantar.objective / 48, rel=1e-4)
+  assert min(found) >= frantar.objective / 48 * (1 - 1e-9)
+
+
+@pytest.mark.parametrize('form', FORMS, ids=lambda form: form.name)
+def test_every_form_is_fitted_as_scipy_fits_it(runs, form):
+  """Two solvers that share only the definition of the objective."""
+  columns = columns_of(runs, form)
+  ours = fit_form(form, *columns, runs.loss)
+  found, least = scipy_terms.fit(form, *columns, runs.loss, DELTA)
+  assert ours.objective == pytest.approx(least, rel=2e-6)
+  if ours.other is None:
+    assert ours.objective == pytest.approx(least, rel=1e-9)
+    assert found == pytest.approx(ours.coefficients, rel=1e-3)
 
 
 @pytest.mark.parametrize(
-  ('truth', 'fit', 'kind'),
-  [
-    (TRUE_FRANTAR, fit_frantar_law, 'final'),
-    (TRUE_POWER, fit_density_power_law, 'initial'),
-  ],
+  ('truth', 'form'),
+  [(TRUE_FRANTAR, FRANTAR), (TRUE_POWER, DENSITY_POWER)],
 )
-def test_a_fit_to_exact_losses_returns_the_law(runs, truth, fit, kind):
-  columns = runs.parameters(kind), runs.sparsity, runs.tokens
-  law, objective = fit(*columns, truth.loss(*columns))
-  assert objective < 1e-14
+def test_a_fit_to_exact_losses_returns_the_law(runs, truth, form):
+  columns = columns_of(runs, form)
+  fit = fit_form(form, *columns, truth.loss(*columns))
+  assert fit.objective < 1e-14
   for name, value in dataclasses.asdict(truth).items():
-    assert getattr(law, name) == pytest.approx(value, rel=1e-3), name
+    assert getattr(fit.law, name) == pytest.approx(value, rel=1e-3), name
 
 
-@pytest.mark.parametrize('fit', [fit_frantar_law, fit_density_power_law])
-def test_the_order_of_rows_changes_no_bit(runs, fit):
-  columns = [*columns_of(runs), runs.loss]
+@pytest.mark.parametrize('form', [FRANTAR, DENSITY_POWER])
+def test_the_order_of_rows_changes_no_bit(runs, form):
+  columns = [*columns_of(runs, form), runs.loss]
   order = np.random.default_rng(1).permutation(len(runs))
-  assert fit(*columns) == fit(*(values[order] for values in columns))
-
-
-@pytest.mark.parametrize('kind', ['average', 'initial'])
-def test_terms_and_newton_find_the_same_chinchilla_law(runs, kind):
-  """Two solvers that share only the definition of the objective."""
-  n, d = runs.parameters(kind), runs.tokens
-  newton = fit_scaling_law(n, d, runs.loss)
-  factors = CHINCHILLA.factors(np.log(n), 0 * n, np.log(d))
-  terms = power_terms.fit(factors, runs.loss, DELTA, CHINCHILLA.bounds)
-  assert terms.objective == pytest.approx(newton.objective, rel=1e-9)
-  exponents = [newton.law.alpha, newton.law.beta]
-  assert terms.exponents == pytest.approx(exponents, rel=1e-4)
+  first = fit_form(form, *columns)
+  second = fit_form(form, *(values[order] for values in columns))
+  assert first.law == second.law and first.objective == second.objective
 
 
 def test_density_power_laws_run_from_initial_to_final_parameters(runs):
@@ -132,33 +141,64 @@ def test_density_power_laws_run_from_initial_to_final_parameters(runs):
 def test_a_plateau_is_settled_by_squares_wherever_a_solver_stopped(runs):
   """Final N of these runs: each place has two runs on either side."""
   n, d = runs.final_parameters, runs.tokens
-  factors = CHINCHILLA.factors(np.log(n), 0 * n, np.log(d))
-  task = factors, runs.loss, DELTA, CHINCHILLA.bounds
-  terms = power_terms.fit(*task)
-  newton = fit_scaling_law(n, d, runs.loss)
+  fit = fit_scaling_law(n, d, runs.loss)
+  form = FORMS[1]
+  theirs, _ = scipy_terms.fit(form, *columns_of(runs, form), runs.loss, DELTA)
+  of_runs = design.make(n, d, runs.loss)
+  other = list(fit.other.as_dict().values())
   ends = [
-    plateau.settled(*task, *start)
-    for start in (
-      (terms.log_sizes, terms.exponents),
-      CHINCHILLA.terms(newton.other),
-    )
+    search.settled(of_runs.problem, DELTA, of_runs.theta(coefficients))
+    for coefficients in (theirs, other)
   ]
-  predicted = [power_terms.log_loss(*end, factors) for end in ends]
+  predicted = objective.residuals(np.stack(ends), of_runs.problem)
   assert predicted[0] == pytest.approx(predicted[1], abs=1e-5)
-  assert mean_huber(np.exp(predicted[0]), runs) * 48 == pytest.approx(
-    newton.objective, rel=1e-6
-  )
-  assert newton.law.loss(n, d) == pytest.approx(np.exp(predicted[1]), rel=1e-5)
-  before = np.log(newton.other.loss(n, d)) - np.log(runs.loss)
-  assert newton.log_rmse**2 < np.mean(before**2)
+  costs = objective.objective(np.stack(ends), of_runs.problem, DELTA)
+  assert costs == pytest.approx(fit.objective, rel=1e-6)
+  assert fit.residuals[of_runs.order] == pytest.approx(predicted[1], abs=1e-5)
+  before = np.log(fit.other.loss(n, d)) - np.log(runs.loss)
+  assert fit.log_rmse**2 < np.mean(before**2)
 
 
 def test_an_optimum_that_is_alone_is_left_as_it_is(runs):
   n, d = runs.average_parameters, runs.tokens
-  factors = CHINCHILLA.factors(np.log(n), 0 * n, np.log(d))
-  law = fit_scaling_law(n, d, runs.loss).law
-  task = factors, runs.loss, DELTA, CHINCHILLA.bounds
-  assert plateau.settled(*task, *CHINCHILLA.terms(law)) is None
+  of_runs = design.make(n, d, runs.loss)
+  theta, _ = search.lowest(of_runs.problem, DELTA)
+  assert search.settled(of_runs.problem, DELTA, theta) is None
+
+
+def test_frantars_law_has_profile_intervals(runs, frantar):
+  """At each end the others are refitted: the objective rises by one amount."""
+  n, s, d = columns_of(runs)
+  of_runs = design.make(n, d, runs.loss, form=FRANTAR, sparsity=s)
+  found = intervals.profile_intervals(of_runs, frantar.theta, DELTA, 0.95)
+  values = dict(zip(FRANTAR.names, frantar.coefficients, strict=True))
+  for name, (low, high) in found.items():
+    assert low < values[name] < high
+  problem, heights = of_runs.problem, []
+  for column, name in ((4, 'b'), (5, 'd')):
+    for end in found[name]:
+      start = np.tile(frantar.theta, (2, 1))
+      start[:, column] = end
+      fixed = np.tile(np.arange(7) == column, (2, 1))
+      _, f = solver.minimise(start, problem, DELTA, fixed=fixed)
+      heights.append(f.min() - frantar.objective)
+  assert np.allclose(heights, heights[0], rtol=1e-3)
+
+
+def test_resamples_of_frantars_law_are_the_fits_of_their_rows(runs, frantar):
+  n, s, d = columns_of(runs)
+  of_runs = design.make(n, d, runs.loss, form=FRANTAR, sparsity=s)
+  found, objectives, counts = bootstrap.resampled(
+    of_runs, frantar.theta, DELTA, 60, 0
+  )
+  assert (counts.sum(axis=1) == 48).all()
+  for i in range(0, 60, 20):
+    rows = np.repeat(of_runs.order, counts[i])
+    again = fit_form(FRANTAR, n[rows], s[rows], d[rows], runs.loss[rows])
+    assert objectives[i] <= again.objective * (1 + 1e-6)
+  low, high = bootstrap.percentiles(of_runs.coefficients(found), False, 0.9)
+  assert (low <= frantar.coefficients).all()
+  assert (frantar.coefficients <= high).all()
 
 
 @pytest.mark.parametrize(
@@ -175,16 +215,16 @@ def test_bad_values_are_refused_with_their_row(runs, change, message):
   for name, value in change.items():
     columns[name][2] = value
   with pytest.raises(ValueError, match=message):
-    fit_frantar_law(*columns.values())
+    fit_form(FRANTAR, *columns.values())
 
 
 def test_too_few_runs_are_refused(runs):
   few = [values[:6] for values in (*columns_of(runs), runs.loss)]
   with pytest.raises(ValueError, match='at least 7'):
-    fit_frantar_law(*few)
-  fit_density_power_law(*few)
+    fit_form(FRANTAR, *few)
+  fit_form(DENSITY_POWER, *few)
 
 
 def test_a_delta_that_is_not_positive_is_refused(runs):
   with pytest.raises(ValueError, match='delta 0'):
-    fit_frantar_law(*columns_of(runs), runs.loss, delta=0.0)
+    fit_form(FRANTAR, *columns_of(runs), runs.loss, delta=0.0)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
-from jax_sparse_pretrain.analysis.fitting.simulate import simulate_runs
+from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw, simulate_runs
 
 LAW = ScalingLaw(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
 

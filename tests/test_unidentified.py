@@ -10,15 +10,13 @@ from test_fit import LAW, runs_on_grid
 from jax_sparse_pretrain.analysis import compare_laws, fit_scaling_law
 from jax_sparse_pretrain.analysis.fitting import (
   design,
-  ends,
   identification,
-  profile,
+  intervals,
   search,
   solver,
 )
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
-from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
-from jax_sparse_pretrain.analysis.fitting.simulate import simulate_runs
+from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw, simulate_runs
 
 
 def simulated(N, D, noise=0.005, seed=0):
@@ -42,22 +40,22 @@ def test_a_flat_direction_is_walked_to_its_end():
   fit = simulated(N, D)
   low, high = fit.intervals()['E']
   assert low == 0 and high > LAW.E
-  rows, delta = fit._design.rows, fit.delta
-  scale = np.exp(fit._design.pivots[2])
+  problem, delta = fit._design.problem, fit.delta
+  scale = np.exp(fit._design.loss_pivot)
   # From many starts, nothing at an E beyond the end is as good as the end.
   inside, outside = (
-    best_with(rows, delta, 0, each * high / scale) for each in (0.99, 1.01)
+    best_with(problem, delta, 0, each * high / scale) for each in (0.99, 1.01)
   )
-  limit = fit.objective + profile._threshold(fit.residuals, delta, 0.95)
+  limit = fit.objective + intervals._threshold(fit.residuals, 5, delta, 0.95)
   assert inside < limit < outside
 
 
-def best_with(rows, delta, column, value):
+def best_with(problem, delta, column, value):
   rng = np.random.default_rng(0)
   theta = rng.uniform([0, 1e-3, 1e-3, 0.02, 0.02], [1, 1, 1, 2.9, 2.9], (30, 5))
   theta[:, column] = value
   fixed = np.tile(np.arange(5) == column, (30, 1))
-  return solver.minimise(theta, rows, delta, fixed=fixed)[1].min()
+  return solver.minimise(theta, problem, delta, fixed=fixed)[1].min()
 
 
 def test_counts_that_differ_by_roundings_are_one():
@@ -66,10 +64,10 @@ def test_counts_that_differ_by_roundings_are_one():
   fit = simulated(*two_token_counts(1e-6), seed=1)
   assert '2 different token counts do not identify' in fit.warnings[0]
   drawn = fit.bootstrap(100)
-  for intervals in (fit.intervals(), drawn.intervals()):
+  for ends in (fit.intervals(), drawn.intervals()):
     for name in ('E', 'B', 'beta'):
-      assert intervals[name] == (0, np.inf)
-    assert 0.3 < intervals['alpha'][0] < intervals['alpha'][1] < 0.4
+      assert ends[name] == (0, np.inf)
+    assert 0.3 < ends['alpha'][0] < ends['alpha'][1] < 0.4
 
 
 @pytest.mark.parametrize('seed', range(2))
@@ -86,12 +84,14 @@ def test_four_places_leave_all_open(seed):
 
 def test_what_an_open_exponent_needs_is_open_too():
   found = np.array([[1, 2], [3, 4], [5, 6], [0, 0.5], [0.3, np.inf]], float)
-  profile._open_together(found)
+  some = design.make(*runs_on_grid(3, 3), np.linspace(2, 3, 9))
+  intervals._open_together(some, found)
   expected = [[0, 2], [0, 4], [5, np.inf], [0, 0.5], [0.3, np.inf]]
   assert np.array_equal(found, expected)
 
 
 def test_an_end_that_an_exponent_at_its_bound_made_is_open():
+  problem = design.make(*runs_on_grid(3, 3), np.linspace(2, 3, 9)).problem
   start = np.array([0.5, 0.3, 0.3, 0.4, 0.4])
   for column, sign, point, is_open in (
     (1, 1, [0.5, 0.3, 0.3, 3.0, 0.4], True),
@@ -100,7 +100,7 @@ def test_an_end_that_an_exponent_at_its_bound_made_is_open():
     (0, -1, [0.5, 0.3, 0.3, 0.0, 0.4], True),
     (0, 1, [0.5, 0.3, 0.3, 0.0, 0.4], False),
   ):
-    side = ends.Side(start, column, sign)
+    side = intervals.Side(start, column, sign, problem)
     side.take(np.array(point), 1.0)
     assert side.finished
     assert (side.end() in (0, np.inf)) is is_open
@@ -136,7 +136,7 @@ def test_an_optimum_that_is_alone_stays_as_it_is(runs):
   for kind in ('average', 'initial'):
     fit = fit_scaling_law(runs.parameters(kind), runs.tokens, runs.loss)
     assert fit.other is None
-    theta, objective = search.lowest(fit._design.rows, 1e-3)
+    theta, objective = search.lowest(fit._design.problem, 1e-3)
     assert fit.objective == objective
     assert fit.law == ScalingLaw(*map(float, fit._design.coefficients(theta)))
 
@@ -210,13 +210,13 @@ def test_resamples_have_second_starts():
   N = np.geomspace(1e8, 1e10, 12)
   fit = simulated(N, 20 * N * np.exp(rng.normal(0, 0.05, 12)), seed=1)
   drawn = fit.bootstrap(200)
-  rows, weights = fit._design.rows, drawn.counts.astype(float)
+  problem, weights = fit._design.problem, drawn.counts.astype(float)
   theta = fit._design.theta(fit._coefficients)
-  _, best = solver.minimise(theta, rows, 1e-3, weights)
+  _, best = solver.minimise(theta, problem, 1e-3, weights)
   assert np.mean(drawn.objectives < best * (1 - 1e-6)) > 0.1
   for _ in range(4):
     start = rng.uniform([0.1, 0.05, 0.05, 0.1, 0.1], [1, 1, 1, 1, 1], (200, 5))
-    best = np.minimum(best, solver.minimise(start, rows, 1e-3, weights)[1])
+    best = np.minimum(best, solver.minimise(start, problem, 1e-3, weights)[1])
   # With E and beta hardly known, random starts still find a few better ones.
   assert np.mean(drawn.objectives > best * (1 + 1e-6) + 1e-12) < 0.15
 
@@ -249,13 +249,13 @@ def test_warnings_are_at_the_level_asked():
 
 
 def test_open_sides_are_one_sentence():
-  intervals = {
+  found = {
     'E': (0.0, 2.0),
     'A': (1.0, 2.0),
     'B': (1.0, np.inf),
     'beta': (0.1, np.inf),
   }
-  assert identification.interval_warnings(intervals, 0.9) == [
+  assert identification.interval_warnings(found, 0.9) == [
     'the data do not bound E from below, nor B and beta from above (90 % '
     'profile)'
   ]

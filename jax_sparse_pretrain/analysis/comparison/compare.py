@@ -10,10 +10,6 @@ import dataclasses
 
 import numpy as np
 
-from jax_sparse_pretrain.analysis.comparison.candidates import (
-  CANDIDATES,
-  Candidate,
-)
 from jax_sparse_pretrain.analysis.comparison.results import (
   Bias,
   ComparedLaw,
@@ -25,6 +21,13 @@ from jax_sparse_pretrain.analysis.comparison.splits import (
   levels,
   why_not,
 )
+from jax_sparse_pretrain.analysis.fitting.fit import (
+  FormFit,
+  ScalingLawFit,
+  fit_form,
+)
+from jax_sparse_pretrain.analysis.fitting.forms import FORMS, Form
+from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.runs.table import Runs
 
 # Of log loss: equally good fits may differ by this.
@@ -37,7 +40,7 @@ Note = tuple[str, str, str]
 
 
 def compare_laws(runs: Runs, *, delta: float = 1e-3) -> Comparison:
-  """Fits every law in `CANDIDATES` to the runs and to parts of them.
+  """Fits every law in `forms.FORMS` to the runs and to parts of them.
 
   Args:
     runs: dense and sparse ones. Sparsity, initial and final parameters follow
@@ -56,12 +59,12 @@ def compare_laws(runs: Runs, *, delta: float = 1e-3) -> Comparison:
     if not split.folds
   ]
   laws = []
-  for candidate in CANDIDATES:
-    reason = _cannot(candidate, runs)
+  for form in FORMS:
+    reason = _cannot(form, runs)
     if reason:
-      notes.append((candidate.name, 'left out', reason))
+      notes.append((form.name, 'left out', reason))
     else:
-      laws.append(_compared(candidate, runs, splits, notes, delta))
+      laws.append(_compared(form, runs, splits, notes, delta))
   if not laws:
     raise ValueError('no law can be fitted: ' + '; '.join(_sentences(notes)))
   tests = {
@@ -106,36 +109,44 @@ def _completed(runs: Runs) -> Runs:
   )
 
 
-def _cannot(candidate: Candidate, runs: Runs) -> str | None:
-  """Why a candidate cannot be fitted to all runs."""
-  needs = [f'{candidate.kind}_parameters']
-  needs += ['sparsity'] if candidate.n_sparsities > 1 else []
+def _cannot(form: Form, runs: Runs) -> str | None:
+  """Why a form cannot be fitted to all runs."""
+  needs = [f'{form.kind}_parameters']
+  needs += ['sparsity'] if form.n_sparsities > 1 else []
   for name in needs:
     n = np.isnan(getattr(runs, name)).sum()
     if n:
       return f'{name} not known of {n} of {len(runs)} runs'
-  return why_not(candidate, runs, runs)
+  return why_not(form, runs, runs)
+
+
+def _columns(form: Form, runs: Runs) -> tuple[np.ndarray, ...]:
+  """Parameters, sparsity and tokens as the form reads them."""
+  reads_sparsity = form.n_sparsities > 1
+  sparsity = runs.sparsity if reads_sparsity else np.zeros(len(runs))
+  return runs.parameters(form.kind), sparsity, runs.tokens
 
 
 def _compared(
-  candidate: Candidate,
+  form: Form,
   runs: Runs,
   splits: dict[str, Split],
   notes: list[Note],
   delta: float,
 ) -> ComparedLaw:
-  fitted = candidate.fit(runs, delta)
-  notes += _plateau(candidate, 'in sample', fitted.spread(runs))
-  errors = fitted.log_loss(runs) - np.log(runs.loss)
+  columns = _columns(form, runs)
+  fitted = fit_form(form, *columns, runs.loss, delta=delta)
+  notes += _plateau(form, 'in sample', fitted.spread(*columns))
+  errors = fitted.log_loss(*columns) - np.log(runs.loss)
   outside = {
-    key: _errors_outside(candidate, runs, split, notes, delta)
+    key: _errors_outside(form, runs, split, notes, delta)
     for key, split in splits.items()
   }
-  aicc, bic = _criteria(errors, candidate.n_coefficients)
+  aicc, bic = _criteria(errors, len(form.names))
   return ComparedLaw(
-    candidate.name,
-    candidate.formula,
-    candidate.n_coefficients,
+    form.name,
+    form.formula,
+    len(form.names),
     fitted.law.as_dict(),
     fitted.objective,
     _rms(errors),
@@ -143,36 +154,49 @@ def _compared(
     aicc=aicc,
     bic=bic,
     bias=_biases(runs, errors, outside),
-    warnings=fitted.warnings(),
+    warnings=_warnings(fitted, runs, delta),
   )
 
 
-def _errors_outside(candidate, runs, split, notes, delta):
+def _errors_outside(form, runs, split, notes, delta):
   """(n,), NaN for runs that are not predicted."""
   errors = np.full(len(runs), np.nan)
   for fold in split.folds:
-    reason = why_not(candidate, runs.select(fold.train), runs.select(fold.test))
+    reason = why_not(form, runs.select(fold.train), runs.select(fold.test))
     if reason:
-      notes.append((candidate.name, split.name, fold.name + reason))
+      notes.append((form.name, split.name, fold.name + reason))
       return errors
   spread = 0.0
   for fold in split.folds:
-    fitted = candidate.fit(runs.select(fold.train), delta)
-    test = runs.select(fold.test)
-    errors[fold.test] = fitted.log_loss(test) - np.log(test.loss)
-    spread = max(spread, fitted.spread(test))
-  notes += _plateau(candidate, split.name, spread)
+    train, test = runs.select(fold.train), runs.select(fold.test)
+    fitted = fit_form(form, *_columns(form, train), train.loss, delta=delta)
+    columns = _columns(form, test)
+    errors[fold.test] = fitted.log_loss(*columns) - np.log(test.loss)
+    spread = max(spread, fitted.spread(*columns))
+  notes += _plateau(form, split.name, spread)
   return errors
 
 
-def _plateau(candidate: Candidate, where: str, spread: float) -> list[Note]:
+def _plateau(form: Form, where: str, spread: float) -> list[Note]:
   if spread < SMALL_SPREAD:
     return []
   why = (
     'many laws fit equally well; that of least squared error is taken, and '
     f'others differ from it by {spread:.2%} of the loss or more'
   )
-  return [(candidate.name, where, why)]
+  return [(form.name, where, why)]
+
+
+def _warnings(fitted: FormFit, runs: Runs, delta: float) -> tuple[str, ...]:
+  """On coefficients that mean little."""
+  law = fitted.law
+  if not isinstance(law, ScalingLaw):
+    return tuple(fitted.form.at_bounds(law))
+  n = runs.parameters(fitted.form.kind)
+  data = n, runs.tokens, runs.loss
+  return ScalingLawFit(
+    law, fitted.objective, delta, *data, fitted.other
+  ).warnings
 
 
 def _rms(errors: np.ndarray) -> float | None:

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_sparse_pretrain.analysis.comparison.candidates import Candidate
 from jax_sparse_pretrain.analysis.fitting import design
-from jax_sparse_pretrain.analysis.fitting.law import FLOPS
+from jax_sparse_pretrain.analysis.fitting.forms import Form
 from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.model.counts import training_flops
 
 # Of the runs, by compute, at the upper end; all within this part of the
 # lowest of them go along, since plans of equal compute end a little apart.
@@ -63,7 +63,7 @@ def one_sparsity(runs: Runs) -> Split:
 def largest_compute(runs: Runs) -> Split:
   """The quarter of the runs of largest 6 N_avg D, from the others."""
   name = 'largest compute out'
-  compute = FLOPS * runs.average_parameters * runs.tokens
+  compute = training_flops(runs.average_parameters, runs.tokens)
   if np.isnan(compute).any():
     return Split(name, (), 'average_parameters are not known of all runs')
   n = math.ceil(LARGEST * len(runs))
@@ -98,18 +98,18 @@ SPLITS = {
 }
 
 
-def why_not(candidate: Candidate, train: Runs, test: Runs) -> str | None:
+def why_not(form: Form, train: Runs, test: Runs) -> str | None:
   """Why a law fitted to `train` says nothing about `test`; None if it does."""
-  n, k = len(train), candidate.n_coefficients
+  n, k = len(train), len(form.names)
   if n < k:
     return f'{n} runs are too few for {k} coefficients'
-  if candidate.n_sparsities > 1:
+  if form.n_sparsities > 1:
     there = len(np.unique(levels(train)))
-    if there < candidate.n_sparsities:
-      return f'it takes {candidate.n_sparsities} sparsities to fit, not {there}'
-  kind, n_different = candidate.kind, []
+    if there < form.n_sparsities:
+      return f'it takes {form.n_sparsities} sparsities to fit, not {there}'
+  n_different = []
   for what, known, asked in (
-    ('parameter', train.parameters(kind), test.parameters(kind)),
+    ('parameter', train.parameters(form.kind), test.parameters(form.kind)),
     ('token', train.tokens, test.tokens),
   ):
     level = design.levels(np.log(np.concatenate([known, asked])))

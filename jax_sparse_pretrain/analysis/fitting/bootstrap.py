@@ -1,19 +1,36 @@
-"""Intervals, and what else there is to say, from laws of resampled runs."""
+"""Laws of resampled runs, and intervals from them."""
 
 import dataclasses
+import numbers
 from collections.abc import Iterator
 
 import numpy as np
 
-from jax_sparse_pretrain.analysis.fitting.design import SAME_COUNT
+from jax_sparse_pretrain.analysis.fitting import starts
+from jax_sparse_pretrain.analysis.fitting.design import (
+  NAMES,
+  SAME_COUNT,
+  Design,
+  check_level,
+)
 from jax_sparse_pretrain.analysis.fitting.identification import (
   FEW,
-  listed,
-  shown,
+  unidentified,
 )
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
-from jax_sparse_pretrain.analysis.fitting.objective import NAMES
+from jax_sparse_pretrain.analysis.fitting.objective import residuals
+from jax_sparse_pretrain.analysis.fitting.search import NOTHING, SAME, scattered
+from jax_sparse_pretrain.analysis.fitting.solver import minimise
+from jax_sparse_pretrain.text import listed, percent
 
+MAX_RESAMPLES = 1_000_000
+# Residuals of so many deltas make the objective nearly piecewise linear,
+# with optima next to each other that no grid of starts tells apart.
+MANY_DELTAS = 10.0
+# One resample of so many tries a second start in any case.
+PROBE_EVERY = 20
+# Where there are several optima: how far each round of starts is scattered.
+ROUNDS = (0.03, 0.15, 0.4, 0.03, 0.15, 0.4)
 # Of a product such as 40 * 0.05.
 ROUNDING = 1e-9
 
@@ -50,11 +67,9 @@ class Bootstrap:
       ValueError: for a level outside (0, 1).
     """
     check_level(level)
-    lows, highs = _percentiles(self.laws, self.unidentified, level)
-    return {
-      name: (float(a), float(b))
-      for name, a, b in zip(NAMES, lows, highs, strict=True)
-    }
+    lows, highs = percentiles(self.laws, self.unidentified, level)
+    ends = zip(lows.tolist(), highs.tolist(), strict=True)
+    return dict(zip(NAMES, ends, strict=True))
 
   def loss_intervals(
     self, parameters, tokens, level: float = 0.95
@@ -78,7 +93,7 @@ class Bootstrap:
       low, high = np.log(self.ranges[term]) + [-SAME_COUNT, SAME_COUNT]
       outside = (np.log(sizes) < low) | (np.log(sizes) > high)
       anything |= self.unidentified[:, [3 + term]] & outside
-    return _percentiles(losses, anything, level)
+    return percentiles(losses, anything, level)
 
   def correlations(self) -> np.ndarray:
     """Between the coefficients over the resamples, A and B as logarithms.
@@ -110,7 +125,7 @@ class Bootstrap:
     if _are_few(n, level):
       needed = int(np.ceil(2 / (1 - level) * (1 - ROUNDING)))
       are = 'resample is' if n == 1 else 'resamples are'
-      yield f'{n} {are} too few for {shown(level)}: it takes {needed}'
+      yield f'{n} {are} too few for {percent(level, "g")}: it takes {needed}'
     if self.n_groups < FEW:
       yield (
         f'{self.n_groups} runs, or groups of runs, are few to resample: '
@@ -121,16 +136,71 @@ class Bootstrap:
     return (ScalingLaw(*map(float, law)) for law in self.laws)
 
 
-def _percentiles(values, are_open, level):
+def bootstrap(
+  design: Design, theta: np.ndarray, delta: float, n_resamples: int, seed: int
+) -> Bootstrap:
+  """Laws of resamples of the rows, or of the groups, of a design of runs.
+
+  Args:
+    design: the data, for Chinchilla's law.
+    theta: the optimum of the data, (5,), where the resamples start.
+    delta: of the Huber loss.
+    n_resamples: how many.
+    seed: of the draws, which do not depend on the order of the given rows.
+
+  Raises:
+    ValueError: for a number of resamples that is not whole, or not from 1 to
+      a million.
+  """
+  found, objectives, counts = resampled(design, theta, delta, n_resamples, seed)
+  pivots = design.pivots[1:].diagonal()
+  logs = design.counts + pivots[:, None]
+  return Bootstrap(
+    laws=design.coefficients(found),
+    objectives=objectives,
+    counts=counts,
+    unidentified=unidentified(design, counts.astype(float), found),
+    n_groups=int(design.groups.max()) + 1,
+    ranges=np.exp([logs.min(axis=1), logs.max(axis=1)]).T,
+  )
+
+
+def resampled(
+  design: Design, theta: np.ndarray, delta: float, n_resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Fits resamples of any form of the law.
+
+  Args and errors as for `bootstrap`.
+
+  Returns:
+    The optima, (n, k), in the units of the design; their objectives, (n,);
+    and how often each row of the design was drawn, (n, m).
+  """
+  if not isinstance(n_resamples, numbers.Integral):
+    raise ValueError(f'n_resamples {n_resamples!r}: must be a whole number')
+  if not 1 <= n_resamples <= MAX_RESAMPLES:
+    raise ValueError(
+      f'n_resamples {n_resamples}: must be at least 1 and at most '
+      f'{MAX_RESAMPLES}'
+    )
+  rng = np.random.default_rng(seed)
+  n_groups = int(design.groups.max()) + 1
+  picks = rng.integers(0, n_groups, size=(n_resamples, n_groups))
+  picks += n_groups * np.arange(n_resamples)[:, None]
+  counts = np.bincount(picks.ravel(), minlength=n_resamples * n_groups)
+  counts = counts.reshape(n_resamples, n_groups)[:, design.groups]
+  found, f = _refit(design.problem, theta, delta, counts.astype(float), rng)
+  return found, f, counts
+
+
+def percentiles(values, are_open, level) -> tuple[np.ndarray, np.ndarray]:
   """Outward to the next value, so that infinite ones need no interpolation.
 
   Open values count as 0 for the lower end and as infinite for the upper.
   """
   are_open = are_open | _are_few(len(values), level)
-  low, high = (
-    np.where(are_open, 0.0, values),
-    np.where(are_open, np.inf, values),
-  )
+  low = np.where(are_open, 0.0, values)
+  high = np.where(are_open, np.inf, values)
   tail = (1 - level) / 2
   return (
     np.quantile(low, tail, axis=0, method='lower'),
@@ -143,6 +213,46 @@ def _are_few(n: int, level: float) -> bool:
   return n * (1 - level) / 2 < 1 - ROUNDING
 
 
-def check_level(level: float) -> None:
-  if not 0 < level < 1:
-    raise ValueError(f'level {level}: must be between 0 and 1')
+def _refit(problem, theta, delta, weights, rng):
+  """The best optimum of each resample from several starts.
+
+  The first start is the optimum of all data, the second the resample's own
+  best point of a grid of exponents. Where that point is next to the optimum
+  found, the second would end there too and is skipped, but for a probe. If a
+  second start ends elsewhere, or residuals are of many deltas, there are
+  several optima: then every resample has both, and starts around the best.
+  """
+  everyone = np.ones(len(weights), bool)
+  found, f = minimise(theta, problem, delta, weights)
+  own = starts.projected(problem, weights, theta)
+  before, after = (
+    np.maximum(each[:, problem.n_sizes :], 1e-9) for each in (own, found)
+  )
+  axes = np.log(starts.coarse_axes(problem))
+  far = (np.abs(np.log(before / after)) > axes[:, 1] - axes[:, 0]).any(axis=1)
+  far[::PROBE_EVERY] = True
+  data = (problem, delta, weights)
+  is_hard = _improve(found, f, own, far, *data)
+  is_hard |= np.median(np.abs(residuals(theta, problem))) > MANY_DELTAS * delta
+  if is_hard:
+    _improve(found, f, own, ~far, *data)
+    for spread in ROUNDS:
+      start = scattered(found, spread, problem, rng)
+      _improve(found, f, start, everyone, *data)
+  return found, f
+
+
+def _improve(found, f, start, which, problem, delta, weights) -> bool:
+  """Replaces optima, in place, by better ones from other starts.
+
+  Returns whether a start ended elsewhere, better or worse.
+  """
+  if not which.any():
+    return False
+  theta, again = minimise(start[which], problem, delta, weights[which])
+  old = f[which]
+  better = again < old
+  index = np.flatnonzero(which)[better]
+  found[index], f[index] = theta[better], again[better]
+  same = np.abs(again - old) <= SAME * old + NOTHING
+  return not bool(same.all())

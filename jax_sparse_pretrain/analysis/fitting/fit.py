@@ -10,24 +10,17 @@ import dataclasses
 import functools
 import json
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from jax_sparse_pretrain.analysis.fitting import design as designs
 from jax_sparse_pretrain.analysis.fitting import grid, identification, search
-from jax_sparse_pretrain.analysis.fitting.bootstrap import (
-  Bootstrap,
-  check_level,
-)
-from jax_sparse_pretrain.analysis.fitting.interaction import (
-  Interaction,
-  interaction,
-)
+from jax_sparse_pretrain.analysis.fitting.bootstrap import Bootstrap, bootstrap
+from jax_sparse_pretrain.analysis.fitting.forms import Form, Law
+from jax_sparse_pretrain.analysis.fitting.intervals import profile_intervals
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
-from jax_sparse_pretrain.analysis.fitting.objective import huber, residuals
-from jax_sparse_pretrain.analysis.fitting.plateau import settled_theta
-from jax_sparse_pretrain.analysis.fitting.profile import profile_intervals
-from jax_sparse_pretrain.analysis.fitting.resampling import bootstrap
+from jax_sparse_pretrain.analysis.fitting.objective import huber, objective
 from jax_sparse_pretrain.analysis.fitting.solver import minimise
 
 METHODS = ('global', 'grid')
@@ -93,20 +86,18 @@ class ScalingLawFit:
 
   def _optimum_warnings(self) -> Iterator[str]:
     if self.other:
-      laws = np.log(
-        [
-          law.loss(self.parameters, self.tokens)
-          for law in (self.law, self.other)
-        ]
+      ours, theirs = (
+        np.log(law.loss(self.parameters, self.tokens))
+        for law in (self.law, self.other)
       )
       yield (
         'many laws fit equally well; that of least squared error is given; '
-        f'others differ from it by {np.abs(laws[0] - laws[1]).max():.2%} of '
+        f'others differ from it by {np.abs(ours - theirs).max():.2%} of '
         'the loss or more'
       )
       return
     start = self._design.theta(self._coefficients)
-    _, (lower,) = minimise(start[None], self._design.rows, self.delta)
+    _, (lower,) = minimise(start[None], self._design.problem, self.delta)
     if lower < self.objective * (1 - UNFINISHED) - search.NOTHING:
       yield (
         f'the objective is {1 - lower / self.objective:.1%} above an optimum: '
@@ -139,7 +130,7 @@ class ScalingLawFit:
     Raises:
       ValueError: for a level outside (0, 1).
     """
-    check_level(level)
+    designs.check_level(level)
     if level not in self._profiles:
       theta = self._design.theta(self._coefficients)
       self._profiles[level] = profile_intervals(
@@ -147,14 +138,16 @@ class ScalingLawFit:
       )
     return dict(self._profiles[level])
 
-  def interaction(self, level: float = 0.95) -> Interaction | None:
+  def interaction(
+    self, level: float = 0.95
+  ) -> identification.Interaction | None:
     """Of N and D beyond the law, 0 where it holds; None if not to be told.
 
     Raises:
       ValueError: for a level outside (0, 1).
     """
-    check_level(level)
-    return interaction(
+    designs.check_level(level)
+    return identification.interaction(
       self.law, self.parameters, self.tokens, self.residuals, level
     )
 
@@ -246,17 +239,106 @@ def fit_scaling_law(
     raise ValueError(
       f'all {len(design.order)} runs are at one (N, D): they hold no law'
     )
+  theta = None
   if method == 'grid':
-    law, objective = grid.search(design.rows, design.pivots, delta)
-    theta = design.theta(np.array(list(law.as_dict().values())))
+    rows = (values[design.order] for values in columns.values())
+    law, _ = grid.search(*rows, delta)
+    theta = design.theta(list(law.as_dict().values()))
+  found = optimum(design, delta, theta)
+  return ScalingLawFit(
+    found.law, found.objective, delta, **columns, other=found.other
+  )
+
+
+def fit_form(
+  form: Form,
+  parameters,
+  sparsity,
+  tokens,
+  loss,
+  *,
+  delta: float = 1e-3,
+) -> 'FormFit':
+  """Fits any form of the law.
+
+  Args:
+    form: the law; its bounds are those of its exponents, and sizes are at
+      least 0.
+    parameters: of each run, of the kind that the form reads, (m,).
+    sparsity: at the end, in [0, 1), (m,).
+    tokens: of each run, (m,).
+    loss: measured, in nats, (m,).
+    delta: of the Huber loss, in log loss.
+
+  Raises:
+    ValueError: for fewer runs than coefficients, columns of different
+      lengths, and values out of range, naming the row.
+  """
+  columns = designs.check(parameters, tokens, loss, len(form.names))
+  sparsity = designs.check_sparsity(sparsity, columns['loss'].shape)
+  delta = designs.check_delta(delta)
+  design = designs.make(**columns, form=form, sparsity=sparsity)
+  return optimum(design, delta)
+
+
+class FormFit(NamedTuple):
+  """A law of some form at the optimum of its data.
+
+  Attributes:
+    form: of the law.
+    law: the law; of laws that fit equally well, that of least squared error.
+    objective: sum of Huber losses.
+    coefficients: its sizes and exponents, as the form names them, (k,).
+    others: those of a law that fits as well, likewise; the same if there is
+      none.
+    theta: the coefficients in the units of the design, (k,).
+  """
+
+  form: Form
+  law: Law
+  objective: float
+  coefficients: np.ndarray
+  others: np.ndarray
+  theta: np.ndarray
+
+  @property
+  def other(self) -> Law | None:
+    """A law that fits as well and predicts otherwise."""
+    is_alone = self.others is self.coefficients
+    return None if is_alone else self.form.law(*map(float, self.others))
+
+  def log_loss(self, parameters, sparsity, tokens) -> np.ndarray:
+    """Predicted log loss, (n,)."""
+    return self.form.log_loss(self.coefficients, parameters, sparsity, tokens)
+
+  def spread(self, parameters, sparsity, tokens) -> float:
+    """How far a law that fits as well differs in log loss, at most."""
+    runs = parameters, sparsity, tokens
+    theirs = self.form.log_loss(self.others, *runs)
+    return float(np.abs(self.log_loss(*runs) - theirs).max())
+
+
+def optimum(
+  design: designs.Design, delta: float, theta: np.ndarray | None = None
+) -> FormFit:
+  """The law of least objective.
+
+  Args:
+    design: the data.
+    delta: of the Huber loss.
+    theta: an optimum found otherwise, (k,), in the units of the design.
+  """
+  if theta is None:
+    theta, least = search.lowest(design.problem, delta)
   else:
-    theta, objective = search.lowest(design.rows, delta)
-    law = ScalingLaw(*map(float, design.coefficients(theta)))
-  other, settled = None, settled_theta(design.rows, delta, theta)
+    least = float(objective(theta, design.problem, delta))
+  others = coefficients = design.coefficients(theta)
+  settled = search.settled(design.problem, delta, theta)
   if settled is not None:
-    other, law = law, ScalingLaw(*map(float, design.coefficients(settled)))
-    objective = float(huber(residuals(settled, design.rows), delta).sum())
-  return ScalingLawFit(law, objective, delta, **columns, other=other)
+    theta, coefficients = settled, design.coefficients(settled)
+    least = float(objective(settled, design.problem, delta))
+  law = design.form.law(*map(float, coefficients))
+  return FormFit(design.form, law, least, coefficients, others, theta)
 
 
 def _group_indices(groups, m: int) -> np.ndarray:

@@ -1,16 +1,15 @@
 """The fit as Hoffmann et al. did it, as a check: many starts of L-BFGS-B.
 
 Written from the objective alone: logarithms of E, A and B, log-sum-exp, no
-centring. It shares nothing with the solver but the
-bounds of the exponents.
+centring. It shares nothing with the solver but the bounds of the exponents.
 """
 
 import itertools
 
 import numpy as np
 
+from jax_sparse_pretrain.analysis.fitting.forms import MAX_EXPONENT
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
-from jax_sparse_pretrain.analysis.fitting.objective import MAX_EXPONENT, Rows
 
 BOUNDS = [(None, None)] * 3 + [(0.0, MAX_EXPONENT)] * 2
 
@@ -43,13 +42,12 @@ def objective(point, log_n, log_d, log_loss, delta) -> tuple[float, np.ndarray]:
 
 
 def search(
-  rows: Rows, pivots, delta: float, starts: np.ndarray | None = None
+  parameters, tokens, loss, delta: float, starts: np.ndarray | None = None
 ) -> tuple[ScalingLaw, float]:
   """The best end of all starts, and its objective."""
   from scipy import optimize
 
-  columns = (rows.x, rows.y, rows.z)
-  data = [values + pivot for values, pivot in zip(columns, pivots, strict=True)]
+  data = [np.log(values) for values in (parameters, tokens, loss)]
   # Tight, since the objective itself is of the order of a thousandth.
   options = {'ftol': 1e-15, 'gtol': 1e-12, 'maxiter': 2000, 'maxfun': 5000}
   ends = [

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-# FLOPs a parameter and a token: two forward, four backward.
-FLOPS = 6.0
+from jax_sparse_pretrain.model.counts import training_flops
+
+# FLOPs a parameter and a token.
+FLOPS = training_flops(1.0, 1.0)
 # Of logarithms of numbers that a float can hold.
 LARGEST = 700.0
 
@@ -141,3 +143,29 @@ def _positive(name: str, values) -> np.ndarray:
   if not np.all((values > 0) & np.isfinite(values)):
     raise ValueError(f'{name} must be positive and finite')
   return values
+
+
+def simulate_runs(
+  law: ScalingLaw, parameters, tokens, *, noise: float, seed: int
+) -> np.ndarray:
+  """Losses of runs drawn from a known law: it times log-normal noise.
+
+  Args:
+    law: the truth.
+    parameters: of each run; broadcasts with tokens.
+    tokens: of each run.
+    noise: standard deviation of log loss; 0 for the law itself.
+    seed: of the noise.
+
+  Returns:
+    Losses in nats, of the shape of the runs.
+
+  Raises:
+    ValueError: for noise that is negative or not finite, and for sizes that
+      are not positive.
+  """
+  if not (np.isfinite(noise) and noise >= 0):
+    raise ValueError(f'noise {noise}: must be finite and at least 0')
+  exact = np.asarray(law.loss(parameters, tokens))
+  errors = np.random.default_rng(seed).normal(0.0, noise, exact.shape)
+  return exact * np.exp(errors)

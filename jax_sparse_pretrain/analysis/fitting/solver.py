@@ -5,20 +5,15 @@ differ. Those that are solved leave the batch.
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 
 from jax_sparse_pretrain.analysis.fitting.objective import (
-  MAX_EXPONENT,
-  Rows,
+  Problem,
   derivatives,
   derivatives_of_one,
   residuals,
 )
-
-LOWER = np.zeros(5)
-UPPER = np.array([np.inf, np.inf, np.inf, MAX_EXPONENT, MAX_EXPONENT])
 
 # Part of f which the next step would still gain when a problem is solved.
 TOLERANCE = 1e-12
@@ -36,7 +31,7 @@ CHUNK_ELEMENTS = 60_000
 
 def minimise(
   theta: np.ndarray,
-  rows: Rows,
+  problem: Problem,
   delta: float,
   weights: np.ndarray | None = None,
   fixed: np.ndarray | None = None,
@@ -48,50 +43,71 @@ def minimise(
   afar is of no use.
 
   Args:
-    theta: starts, (n, 5), within the bounds and with s > 0; or one for all
-      of the weights, (5,).
-    rows: the data, m rows.
+    theta: starts, (n, k), within the bounds and with s > 0; or one for all
+      of the weights, (k,).
+    problem: the data, m rows.
     delta: of the Huber loss, in log loss.
     weights: of the rows, (n, m); ones by default.
-    fixed: coefficients to hold, (n, 5); none by default.
+    fixed: coefficients to hold, (n, k); none by default.
 
   Returns:
-    The optima, (n, 5), and their objectives, (n,).
+    The optima, (n, k), and their objectives, (n,).
   """
   is_one = theta.ndim == 1
   if is_one:
-    theta = np.broadcast_to(theta, (len(weights), 5))
-  if weights is None:
-    weights = np.broadcast_to(1.0, (len(theta), len(rows.x)))
-  if fixed is None:
-    fixed = np.zeros(theta.shape, bool)
-  scale = np.median(np.abs(residuals(theta[:: len(theta) // 64 + 1], rows)))
+    theta = np.broadcast_to(theta, (len(weights), len(theta)))
+  scale = np.median(np.abs(residuals(theta[:: len(theta) // 64 + 1], problem)))
   levels = int(np.clip(np.log10(max(scale, delta) / delta), 0, 12))
   for level in range(levels, 0, -1):
     wide = delta * 10.0**level
-    theta, _ = _newton(
-      theta, rows, wide, weights, fixed, ROUGH_TOLERANCE, is_one
+    theta, _ = descend(
+      theta, problem, wide, weights, fixed, ROUGH_TOLERANCE, is_one=is_one
     )
     is_one = False
-  return _newton(theta, rows, delta, weights, fixed, TOLERANCE, is_one)
+  return descend(theta, problem, delta, weights, fixed, is_one=is_one)
 
 
-def _newton(theta, rows, delta, weights, fixed, tolerance, is_one):
+def descend(
+  theta: np.ndarray,
+  problem: Problem,
+  delta: float,
+  weights: np.ndarray | None = None,
+  fixed: np.ndarray | None = None,
+  tolerance: float = TOLERANCE,
+  *,
+  squares: float = 0.0,
+  steps: int = MAX_ITERATIONS,
+  is_one: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
   """Projected Newton steps, damped where they would not go down.
 
   The damping metric is the Hessian of the quadratic that bounds each Huber
   term from above: positive, and of the same units as the step.
+
+  Args:
+    theta, problem, delta, weights, fixed: as for `minimise`; theta is (n, k).
+    tolerance: part of the objective that a step must gain to be taken.
+    squares: weight of r^2 / 2, which is added to the Huber loss.
+    steps: how many to take at most.
+    is_one: whether all starts are the same.
+
+  Returns:
+    As `minimise`.
   """
-  found, best = theta.copy(), np.full(len(theta), np.inf)
-  active, trial = np.arange(len(theta)), theta
-  damping, at = np.full(len(theta), 1e-3), None
-  for iteration in range(MAX_ITERATIONS):
+  n, m = len(theta), len(problem.z)
+  weights = np.broadcast_to(1.0, (n, m)) if weights is None else weights
+  fixed = np.zeros(theta.shape, bool) if fixed is None else fixed
+  found, best = theta.copy(), np.full(n, np.inf)
+  active, trial = np.arange(n), theta
+  damping, at = np.full(n, 1e-3), None
+  for iteration in range(steps):
     if is_one and iteration == 0:
-      derived = derivatives_of_one(theta[0], rows, delta, weights)
+      derived = derivatives_of_one(theta[0], problem, delta, weights, squares)
       new = _Point(theta, *derived)
     else:
+      with_metric = iteration % METRIC_EVERY == 0
       new = _evaluate(
-        trial, rows, delta, weights, active, iteration % METRIC_EVERY == 0
+        trial, problem, delta, weights, active, with_metric, squares
       )
     if at is None:
       at = new
@@ -99,7 +115,7 @@ def _newton(theta, rows, delta, weights, fixed, tolerance, is_one):
       better = new.f < at.f
       damping = np.where(better, damping / 10, np.maximum(10 * damping, 1e-4))
       at = at.replaced(new, better)
-    trial, gain = _step(at, damping, fixed[active])
+    trial, gain = _step(at, damping, fixed[active], problem)
     done = (gain <= tolerance * at.f) & (damping <= 1)
     done |= damping > MAX_DAMPING
     found[active], best[active] = at.theta, at.f
@@ -111,10 +127,11 @@ def _newton(theta, rows, delta, weights, fixed, tolerance, is_one):
   return found, best
 
 
-def _step(at, damping, fixed):
+def _step(at, damping, fixed, problem):
   """Where to go, and what the linear model gains by it, halved."""
-  blocked = ((at.theta <= LOWER) & (at.gradient > 0)) | (
-    (at.theta >= UPPER) & (at.gradient < 0)
+  lower, upper = problem.lower, problem.upper
+  blocked = ((at.theta <= lower) & (at.gradient > 0)) | (
+    (at.theta >= upper) & (at.gradient < 0)
   )
   free = ~(blocked | fixed)
   gradient = at.gradient * free
@@ -124,7 +141,7 @@ def _step(at, damping, fixed):
   # Held coefficients, and those that change nothing, take no step.
   diagonal += ~free
   step = _solved(matrix, gradient, RIDGE)
-  trial = np.clip(at.theta - step, LOWER, UPPER)
+  trial = np.clip(at.theta - step, lower, upper)
   gain = (gradient * (at.theta - trial)).sum(axis=1) / 2
   # An uphill step, from a Hessian that is not positive: stay, damp more.
   uphill = gain < 0
@@ -155,15 +172,12 @@ class _Point:
   hessian: np.ndarray
   metric: np.ndarray | None
 
-  def fields(self) -> Iterator[np.ndarray | None]:
-    return (getattr(self, f.name) for f in dataclasses.fields(self))
-
   def __getitem__(self, index) -> '_Point':
-    return _Point(*(values[index] for values in self.fields()))
+    return _Point(*(values[index] for values in vars(self).values()))
 
   def replaced(self, new: '_Point', better: np.ndarray) -> '_Point':
     """New where better; a metric which is not there leaves the old one."""
-    pairs = zip(self.fields(), new.fields(), strict=True)
+    pairs = zip(vars(self).values(), vars(new).values(), strict=True)
     return _Point(
       *(
         old
@@ -174,16 +188,19 @@ class _Point:
     )
 
 
-def _evaluate(theta, rows, delta, weights, active, with_metric) -> _Point:
-  """Derivatives at theta (n, 5), a chunk of problems at a time."""
-  size = max(1, CHUNK_ELEMENTS // len(rows.x))
+def _evaluate(
+  theta, problem, delta, weights, active, with_metric, squares
+) -> _Point:
+  """Derivatives at theta (n, k), a chunk of problems at a time."""
+  size = max(1, CHUNK_ELEMENTS // len(problem.z))
   parts = [
     derivatives(
       theta[i : i + size],
-      rows,
+      problem,
       delta,
       weights[active[i : i + size]],
       with_metric,
+      squares,
     )
     for i in range(0, len(theta), size)
   ]

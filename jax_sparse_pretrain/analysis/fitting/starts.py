@@ -1,115 +1,127 @@
-"""Where to begin a fit: variable projection over the two exponents.
+"""Where to begin a fit: variable projection over the exponents.
 
-Given alpha and beta the law is linear in E, A and B, and for small residuals
-log L - log s is 1 - s / L. So the best nonnegative E, A and B of each pair of
-exponents on a grid are a linear least-squares problem in relative errors, and
-what is left to search are two exponents which the grid covers.
+Given its exponents a law is linear in its sizes, and for small residuals
+log L - log s is 1 - s / L. So the best nonnegative sizes for each point of a
+grid of exponents are a linear least-squares problem in relative errors. What
+is left to search are the exponents, which the grid covers.
 """
 
 import itertools
 
 import numpy as np
 
-from jax_sparse_pretrain.analysis.fitting.objective import (
-  MAX_EXPONENT,
-  Rows,
-  huber,
-  residuals,
-)
+from jax_sparse_pretrain.analysis.fitting.objective import Problem, objective
 
-# From a law that hardly falls to the bound, about a factor 1.7 apart.
-EXPONENTS = np.geomspace(0.03, MAX_EXPONENT, 10)
-# The optimum is at zero for some of the terms: each subset is tried.
-SUBSETS = [
-  subset
-  for size in (1, 2, 3)
-  for subset in itertools.combinations(range(3), size)
-]
+# A grid has so many points an axis, for laws of one exponent, two, and more.
+AXIS = (30, 10, 6)
+COARSE_AXIS = (12, 6, 4)
 
 
-# Enough for resamples, which have another start as well; and its spacing.
-COARSE = np.geomspace(0.06, 0.6 * MAX_EXPONENT, 6)
-COARSE_STEP = float(np.log(COARSE[1] / COARSE[0]))
+def grid(problem: Problem) -> np.ndarray:
+  """Exponents of laws from nearly flat ones to the bound: (g, p)."""
+  n = AXIS[min(len(problem.bounds), len(AXIS)) - 1]
+  return _product(_axes(problem, 0.01, 1.0, n))
 
 
-def _pairs(exponents: np.ndarray) -> np.ndarray:
-  """All (alpha, beta): (g, 2)."""
-  return np.array(list(itertools.product(exponents, exponents)))
+def coarse_axes(problem: Problem) -> list[np.ndarray]:
+  """Enough for resamples, which have another start as well."""
+  n = COARSE_AXIS[min(len(problem.bounds), len(COARSE_AXIS)) - 1]
+  return _axes(problem, 0.02, 0.6, n)
 
 
-def moderate(rows: Rows, delta: float) -> np.ndarray:
+def moderate(problem: Problem, delta: float) -> np.ndarray:
   """The best grid point of exponents as laws of language models have."""
-  usual = EXPONENTS[(EXPONENTS > 0.1) & (EXPONENTS < 1)]
-  return ranked(rows, delta, _pairs(usual))[0]
+  points = grid(problem)
+  usual = (points > 0.1) & (points < 1)
+  return ranked(problem, delta, points[usual.all(axis=1)])[0]
 
 
 def ranked(
-  rows: Rows, delta: float, exponents: np.ndarray | None = None
+  problem: Problem, delta: float, exponents: np.ndarray | None = None
 ) -> np.ndarray:
-  """Every pair of exponents with its best E, A and B: (g, 5).
+  """Points of a grid of exponents with their best sizes: (g, k).
 
-  The pair of least objective comes first.
+  The point of least objective comes first.
 
   Args:
-    rows: the data.
+    problem: the data.
     delta: of the Huber loss.
-    exponents: alpha and beta, (g, 2); those of the grid by default.
+    exponents: (g, p); those of `grid` by default.
   """
-  if exponents is None:
-    exponents = _pairs(EXPONENTS)
-  moments, targets = _moments(rows, exponents, np.ones((1, len(rows.x))))
-  linear = _nonnegative(moments[0], targets[0])
-  theta = np.concatenate([linear, exponents], axis=1)
-  f = huber(residuals(theta, rows), delta).sum(axis=1)
+  exponents = grid(problem) if exponents is None else exponents
+  moments, targets = _moments(problem, exponents, np.ones((1, len(problem.z))))
+  sizes = _nonnegative(moments[0], targets[0])
+  theta = np.concatenate([sizes, exponents], axis=1)
+  f = objective(theta, problem, delta)
   return theta[np.argsort(f, kind='stable')]
 
 
 def projected(
-  rows: Rows, weights: np.ndarray, otherwise: np.ndarray
+  problem: Problem, weights: np.ndarray, otherwise: np.ndarray
 ) -> np.ndarray:
-  """The best grid point in least squares of each problem: (n, 5).
+  """The best grid point in least squares of each problem: (n, k).
 
-  Only points whose E, A and B come out positive unconstrained are looked at,
-  which is a formula instead of a search. Next to an optimum on a bound there
-  are such points too; a problem that has none gets `otherwise`, (5,).
+  Only points whose sizes come out positive unconstrained are looked at, which
+  is a formula instead of a search. Next to an optimum on a bound there are
+  such points too; a problem that has none gets `otherwise`.
 
   Args:
-    rows: the data, m rows.
+    problem: the data, m rows.
     weights: of the rows, (n, m).
-    otherwise: start of last resort.
+    otherwise: start of last resort, (k,).
   """
-  exponents = _pairs(COARSE)
-  moments, targets = _moments(rows, exponents, weights)
-  linear = _solve3(moments, targets)
-  gain = np.einsum('ngk,ngk->ng', linear, targets)
-  gain = np.where((linear > 0).all(axis=-1), gain, -np.inf)
+  exponents = _product(coarse_axes(problem))
+  moments, targets = _moments(problem, exponents, weights)
+  sizes = _eliminated(moments, targets)
+  gain = np.einsum('ngj,ngj->ng', sizes, targets)
+  gain = np.where((sizes > 0).all(axis=-1), gain, -np.inf)
   best = gain.argmax(axis=1)
   index = np.arange(len(weights))
-  theta = np.concatenate([linear[index, best], exponents[best]], axis=1)
+  theta = np.concatenate([sizes[index, best], exponents[best]], axis=1)
   return np.where(np.isfinite(gain[index, best])[:, None], theta, otherwise)
 
 
-def _moments(rows, exponents, weights):
-  """Normal equations of relative errors: (n, g, 3, 3) and (n, g, 3)."""
-  loss = np.exp(rows.z)
-  columns = np.stack(
-    [
-      np.broadcast_to(1 / loss, (len(exponents), len(loss))),
-      np.exp(-exponents[:, :1] * rows.x) / loss,
-      np.exp(-exponents[:, 1:] * rows.y) / loss,
-    ]
-  )
+def _axes(problem, first: float, last: float, n: int) -> list[np.ndarray]:
+  """Geometric steps between two parts of the bounds of each exponent."""
+  return [
+    np.geomspace(max(low, first * high), last * high, n)
+    for low, high in problem.bounds
+  ]
+
+
+def _product(axes: list[np.ndarray]) -> np.ndarray:
+  return np.array(list(itertools.product(*axes)))
+
+
+def _moments(problem, exponents, weights):
+  """Normal equations of relative errors: (n, g, j, j) and (n, g, j)."""
+  loss, n_sizes = np.exp(problem.z), problem.n_sizes
+  nothing = np.zeros((len(exponents), n_sizes))
+  powers = problem.powers(np.concatenate([nothing, exponents], axis=1))
+  flat = np.ones((len(exponents), len(loss)))
+  columns = np.stack([flat if each is None else each for each in powers])
+  columns /= loss
   pairs = np.einsum('jgm,kgm->gjkm', columns, columns)
   n, g = len(weights), len(exponents)
-  moments = weights @ pairs.reshape(g * 9, -1).T
-  targets = weights @ columns.transpose(1, 0, 2).reshape(g * 3, -1).T
-  return moments.reshape(n, g, 3, 3), targets.reshape(n, g, 3)
+  moments = weights @ pairs.reshape(g * n_sizes**2, -1).T
+  targets = weights @ columns.transpose(1, 0, 2).reshape(g * n_sizes, -1).T
+  return (
+    moments.reshape(n, g, n_sizes, n_sizes),
+    targets.reshape(n, g, n_sizes),
+  )
 
 
 def _nonnegative(moments, targets):
-  """min |1 - F c|^2 over c >= 0 for (g, 3, 3), (g, 3): (g, 3)."""
+  """min |1 - F c|^2 over c >= 0 for (g, j, j), (g, j): (g, j).
+
+  The optimum is at zero for some of the sizes: each subset is tried.
+  """
+  n_sizes = targets.shape[1]
   best, best_gain = np.zeros_like(targets), np.full(len(targets), -np.inf)
-  for subset in SUBSETS:
+  for kept in itertools.product((False, True), repeat=n_sizes):
+    subset = np.flatnonzero(kept)
+    if not len(subset):
+      continue
     inside = np.ix_(range(len(targets)), subset, subset)
     c = np.zeros_like(targets)
     c[:, subset] = _solve(moments[inside], targets[:, subset])
@@ -126,23 +138,25 @@ def _solve(moments, targets):
   return np.linalg.solve(moments, targets[..., None])[..., 0]
 
 
-def _solve3(M, t):
-  """Cramer's rule for symmetric (..., 3, 3) and (..., 3); -1 if singular."""
-  a, b, c = M[..., 0, 0], M[..., 0, 1], M[..., 0, 2]
-  d, e, f = M[..., 1, 1], M[..., 1, 2], M[..., 2, 2]
-  aa, ab, ac = d * f - e * e, c * e - b * f, b * e - c * d
-  bb, bc, cc = a * f - c * c, b * c - a * e, a * d - b * b
-  determinant = a * aa + b * ab + c * ac
-  # Columns that rounding cannot tell apart solve nothing.
-  usable = determinant > 1e-10 * a * d * f
-  inverse = 1 / np.where(usable, determinant, 1.0)
-  p, q, r = t[..., 0], t[..., 1], t[..., 2]
-  solution = np.stack(
-    [
-      aa * p + ab * q + ac * r,
-      ab * p + bb * q + bc * r,
-      ac * p + bc * q + cc * r,
-    ],
-    axis=-1,
-  )
-  return np.where(usable[..., None], solution * inverse[..., None], -1.0)
+def _eliminated(moments, targets):
+  """Gauss's elimination for (..., j, j) and (..., j); -1 if singular.
+
+  All systems at once, which for many small ones is faster than LAPACK.
+  """
+  n = targets.shape[-1]
+  a = [[moments[..., i, k] for k in range(n)] for i in range(n)]
+  b = [targets[..., i] for i in range(n)]
+  usable = np.ones(targets.shape[:-1], bool)
+  for i in range(n):
+    # Columns that rounding cannot tell apart solve nothing.
+    usable &= a[i][i] > 1e-10 * moments[..., i, i]
+    inverse = 1 / np.where(usable, a[i][i], 1.0)
+    for k in range(i + 1, n):
+      factor = a[i][k] * inverse
+      for column in range(k, n):
+        a[k][column] = a[k][column] - factor * a[i][column]
+      b[k] = b[k] - factor * b[i]
+  for i in reversed(range(n)):
+    rest = sum(a[i][k] * b[k] for k in range(i + 1, n))
+    b[i] = (b[i] - rest) / np.where(usable, a[i][i], 1.0)
+  return np.where(usable[..., None], np.stack(b, axis=-1), -1.0)

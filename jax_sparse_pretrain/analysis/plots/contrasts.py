@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from jax_sparse_pretrain.analysis.contrasts.contrast import Contrast
+from jax_sparse_pretrain.analysis.contrasts import Contrast
 from jax_sparse_pretrain.analysis.plots import numerals, style
 
 ROW = 0.34  # inches

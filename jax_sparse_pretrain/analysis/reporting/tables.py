@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from jax_sparse_pretrain.analysis.comparison.results import Comparison
-from jax_sparse_pretrain.analysis.comparison.verdict import verdict
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.plots import numerals
 from jax_sparse_pretrain.analysis.reporting import page as html
@@ -52,7 +51,7 @@ def coefficients(
 
 def compared(comparison: Comparison) -> Iterator[str]:
   """Errors of each law, in words and numbers, and its bias by sparsity."""
-  yield from map(html.paragraph, verdict(comparison))
+  yield html.paragraph(comparison.verdict)
   header = ['law', 'k', *ERRORS.values(), 'AICc', 'BIC']
   rows = [
     [

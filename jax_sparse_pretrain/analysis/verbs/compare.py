@@ -12,7 +12,6 @@ from jax_sparse_pretrain.analysis.comparison.results import (
   ComparedLaw,
   Comparison,
 )
-from jax_sparse_pretrain.analysis.comparison.verdict import verdict
 from jax_sparse_pretrain.analysis.reporting.compared import ERRORS, warnings
 from jax_sparse_pretrain.analysis.verbs import Answer
 from jax_sparse_pretrain.analysis.verbs.arguments import (
@@ -40,7 +39,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
   comparison = compare_laws(runs, delta=arguments.delta)
   data = {
     **comparison.as_dict(),
-    'verdict': verdict(comparison),
+    'verdict': [comparison.verdict],
     'fingerprint': runs.fingerprint,
   }
   return Answer(
@@ -52,12 +51,12 @@ def answer(arguments: argparse.Namespace) -> Answer:
 
 
 def render(comparison: Comparison) -> str:
-  """Tables, the fitted laws, and what the numbers say, for a terminal."""
+  """Tables, the fitted laws, and the best by test, for a terminal."""
   parts = [_errors(comparison), _about(comparison)]
   if comparison.laws[0].bias:
     parts.append(_biases(comparison))
   parts.append(_coefficients(comparison))
-  parts += map(_filled, verdict(comparison))
+  parts.append(_filled(comparison.verdict))
   return '\n\n'.join(parts)
 
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from jax_sparse_pretrain import text as tables
-from jax_sparse_pretrain.analysis.contrasts.contrast import Contrast
-from jax_sparse_pretrain.analysis.fitting.bootstrap import check_level
+from jax_sparse_pretrain.analysis.contrasts import Contrast
+from jax_sparse_pretrain.analysis.fitting.design import check_level
 from jax_sparse_pretrain.analysis.verbs import Answer, contrasts
 from jax_sparse_pretrain.analysis.verbs.arguments import add_runs, read_runs
 

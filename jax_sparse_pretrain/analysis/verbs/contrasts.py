@@ -3,7 +3,7 @@
 import argparse
 import warnings
 
-from jax_sparse_pretrain.analysis.contrasts.contrast import (
+from jax_sparse_pretrain.analysis.contrasts import (
   Contrast,
   contrast_runs,
   read_places,

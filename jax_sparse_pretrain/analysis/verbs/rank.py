@@ -5,9 +5,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from jax_sparse_pretrain import text as tables
-from jax_sparse_pretrain.analysis.contrasts.noise import Noise
-from jax_sparse_pretrain.analysis.contrasts.ranking import Ranking, Schedule
-from jax_sparse_pretrain.analysis.fitting.bootstrap import check_level
+from jax_sparse_pretrain.analysis.fitting.design import check_level
+from jax_sparse_pretrain.analysis.ranking import Noise, Ranking, Schedule
 from jax_sparse_pretrain.analysis.verbs import Answer, scheduled
 from jax_sparse_pretrain.analysis.verbs.arguments import add_runs
 

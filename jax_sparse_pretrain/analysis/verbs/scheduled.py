@@ -3,10 +3,11 @@
 import argparse
 
 from jax_sparse_pretrain import storage
-from jax_sparse_pretrain.analysis.contrasts.noise import Noise, replicate_noise
-from jax_sparse_pretrain.analysis.contrasts.ranking import (
+from jax_sparse_pretrain.analysis.ranking import (
+  Noise,
   Ranking,
   rank_schedules,
+  replicate_noise,
 )
 from jax_sparse_pretrain.analysis.runs.scheduled import (
   Scheduled,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from jax_sparse_pretrain.analysis.fitting.bootstrap import check_level
+from jax_sparse_pretrain.analysis.fitting.design import check_level
 from jax_sparse_pretrain.analysis.runs.table import Runs
 
 PARTS = ('block', 'arm', 'seed')

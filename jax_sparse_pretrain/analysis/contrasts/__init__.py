@@ -1,1 +1,0 @@
-"""What differs between runs, against what seeds alone make differ."""

@@ -46,6 +46,10 @@ class Workdir:
     return self.root / 'summary.json'
 
   @property
+  def picture(self) -> pathlib.Path:
+    return self.root / 'training.png'
+
+  @property
   def has_checkpoints(self) -> bool:
     return bool(self.saved_steps)
 

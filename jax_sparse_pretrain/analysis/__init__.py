@@ -8,7 +8,7 @@ _MODULES = {
   'Bootstrap': 'fitting.bootstrap',
   'Comparison': 'comparison.results',
   'Plan': '.planning',  # For `planned_average`, with `plan`.
-  'RunPlans': 'plans.results',
+  'RunPlans': 'next_runs',
   'Contrast': 'contrasts.contrast',
   'Noise': 'contrasts.noise',
   'Ranking': 'contrasts.ranking',
@@ -21,7 +21,7 @@ _MODULES = {
   'fit_scaling_law': 'fitting.fit',
   'load_runs': 'runs.load',
   'plan': '.planning',
-  'plan_run': 'plans.plan',
+  'plan_run': 'next_runs',
   'planned_average': 'runs.average',
   'plot_coefficients': 'plots.coefficient_picture',
   'plot_contrasts': 'plots.contrast_picture',

@@ -11,6 +11,7 @@ from jax_sparse_pretrain.analysis.architecture import choose_architecture
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.train_command import (
   NextRun,
+  make_config,
   make_settings,
   nearest_base,
 )
@@ -136,10 +137,12 @@ class Terms:
   ) -> NextRun:
     size = counts.linear_parameters(model)
     tokens = plan.steps * self.tokens_per_step
+    settings = make_settings(model, plan, self.tokens_per_step, compute)
     return NextRun(
+      config=make_config(settings),
       plan=plan,
       base=self.base or nearest_base(size),
-      settings=make_settings(model, plan, self.tokens_per_step, compute),
+      settings=settings,
       wanted_parameters=wanted,
       wanted_compute=compute,
       loss=self.law.loss(plan.mean_density * size, tokens),

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +27,7 @@ class NextRun:
   """A run in whole layers, steps and mask updates.
 
   Attributes:
+    config: its checked config, but for what only its base sets.
     plan: its ramp and length in steps.
     base: the config file that the command starts from.
     settings: dotted key of the config -> what the plan sets it to.
@@ -38,6 +38,7 @@ class NextRun:
       or infinite; None if not known.
   """
 
+  config: config_lib.Config
   plan: Plan
   base: str
   settings: Mapping[str, Any]
@@ -45,15 +46,6 @@ class NextRun:
   wanted_compute: float
   loss: float
   interval: tuple[float, float] | None = None
-
-  @functools.cached_property
-  def config(self) -> config_lib.Config:
-    """The checked config of the run, but for what only its base sets."""
-    sections = collections.defaultdict(dict)
-    for key, value in self.settings.items():
-      section, _, name = key.rpartition('.')
-      sections[section][name] = value
-    return config_lib.from_dict({**sections.pop(''), **sections})
 
   @property
   def sparsity(self) -> float:
@@ -192,6 +184,19 @@ def make_settings(
     if schedule.shape == 'polynomial':
       settings['pruning.power'] = schedule.power
   return settings
+
+
+def make_config(settings: Mapping[str, Any]) -> config_lib.Config:
+  """The config with these settings.
+
+  Raises:
+    ConfigError: naming the key.
+  """
+  sections = collections.defaultdict(dict)
+  for key, value in settings.items():
+    section, _, name = key.rpartition('.')
+    sections[section][name] = value
+  return config_lib.from_dict({**sections.pop(''), **sections})
 
 
 def nearest_base(linear_parameters: float) -> str:

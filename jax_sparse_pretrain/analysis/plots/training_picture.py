@@ -7,14 +7,13 @@ going on, and without jax.
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jax_sparse_pretrain import storage
-from jax_sparse_pretrain.analysis.plots import style
+from jax_sparse_pretrain.analysis.plots import labels, style
 from jax_sparse_pretrain.analysis.runs.workdir import (
   Phase,
   Run,
@@ -40,11 +39,11 @@ def plot_training(workdir: os.PathLike | str) -> Figure:
   run = read_run(storage.as_path(workdir))
   figure = style.new_figure(5.5, _title(run))
   loss_axes, count_axes = figure.subplots(2, 1, sharex=True)
+  # Room for the marker of the last evaluation.
+  count_axes.set_xlim(0, 1.01 * run.tokens)
   _plot_loss(loss_axes, run)
   _plot_counts(count_axes, run)
   _shade_phases(loss_axes, count_axes, run)
-  # Room for the marker of the last evaluation.
-  count_axes.set_xlim(0, 1.01 * run.tokens)
   count_axes.set_xlabel('training tokens')
   style.write_ticks(_short, count_axes.xaxis, count_axes.yaxis)
   return figure
@@ -86,52 +85,31 @@ def loss_limits(run: Run) -> tuple[float, float]:
 
 
 def _plot_loss(axes: Axes, run: Run) -> None:
-  marker = '.' if len(run.train.tokens) < 20 else None
-  axes.plot(
-    *run.train,
-    color=style.PALE_BLUE,
-    marker=marker,
-    linewidth=1.2,
-    label='training',
-  )
-  axes.plot(
-    *run.evaluation,
-    color=style.BLUE,
-    marker='o',
-    markersize=4,
-    linewidth=1.2,
-    label='evaluation',
-  )
-  axes.set_ylim(*loss_limits(run))
-  axes.set_ylabel('loss (nats per token)')
-  # A falling curve leaves two corners free. The legend takes the lower one,
-  # unless the baseline is down there too.
-  corner = 'lower left'
+  few = len(run.train.tokens) < 20
+  drawn = {
+    'training': (run.train, style.PALE_BLUE, '.' if few else None),
+    'evaluation': (run.evaluation, style.BLUE, 'o'),
+  }
+  names = []
+  for name, (series, colour, marker) in drawn.items():
+    line = {'color': colour, 'marker': marker, 'markersize': 4}
+    axes.plot(*series, linewidth=1.2, **line)
+    if len(series.values):
+      names.append((series.values[-1], name, colour))
+  low, high = loss_limits(run)
   if run.unigram_loss is not None:
-    last = [np.inf, *run.train.values, *run.evaluation.values][-1]
-    corner = _plot_unigram(axes, run.unigram_loss, last)
-  axes.legend(loc=corner)
-
-
-def _plot_unigram(axes: Axes, loss: float, last: float) -> str:
-  """A line if it is near the curves, else a word on where it would be.
-
-  Returns the corner that is left for the legend.
-  """
-  low, high = axes.get_ylim()
-  near, margin = 0.3 * (high - low), 0.12 * (high - low)
-  text, height, side = f'unigram baseline {loss:.2f}', loss, 'above'
-  if low - near < loss < high + near:
-    axes.set_ylim(min(low, loss - margin), max(high, loss + margin))
-    axes.axhline(loss, color=style.GREY, linestyle='--', linewidth=1)
-  elif loss > high:
-    text, height, side = f'{text} \u2191', high, 'below'
-  else:
-    text, height = f'{text} \u2193', low
-  is_beaten = last < loss - margin
-  end = 'right' if is_beaten else 'left'
-  _label(axes, height, text, end, side, style.GREY)
-  return 'lower left' if is_beaten else 'upper right'
+    loss, room = run.unigram_loss, high - low
+    text = f'unigram baseline {loss:.2f}'
+    # A line if it is near the curves, else an arrow to where it would be.
+    if low - 0.3 * room < loss < high + 0.3 * room:
+      low, high = min(low, loss - 0.12 * room), max(high, loss + 0.12 * room)
+      axes.axhline(loss, color=style.GREY, linestyle='--', linewidth=1)
+    else:
+      text += ' \u2191' if loss > high else ' \u2193'
+    names.append((loss, text, style.GREY))
+  axes.set_ylim(low, high)
+  axes.set_ylabel('loss (nats per token)')
+  _name(axes, names)
 
 
 def _plot_counts(axes: Axes, run: Run) -> None:
@@ -147,65 +125,32 @@ def _plot_counts(axes: Axes, run: Run) -> None:
   )
   axes.set_ylim(0, 1.2 * dense)
   axes.set_ylabel('nonzero linear parameters')
-  if change_steps(run.past):
-    _label_counts(axes, run)
-  else:
-    _label(axes, dense, f'N = N_avg = {_short(dense)}', 'right', 'above')
-
-
-def _label_counts(axes: Axes, run: Run) -> None:
-  """Reference lines, and labels where the staircase of counts is not.
-
-  The count starts above the average and ends below it. So the space below
-  the average is free at the left until the count gets there, and the space
-  above it is free at the right.
-  """
-  dense = run.past.header.linear_parameters
+  if not change_steps(run.past):
+    _name(axes, [(dense, f'N = N_avg = {_short(dense)}', style.INK)])
+    return
   average = run.past.average_parameters(run.steps)
   final = run.past.rows[-1].nonzero
   axes.axhline(dense, color=style.GREY, linestyle=':', linewidth=1.2)
   axes.axhline(average, color=style.INK, linestyle='--', linewidth=1.2)
-  text = f'dense N = {_short(dense)}'
-  _label(axes, dense, text, 'right', 'above', style.GREY)
 
   def written(count: float) -> str:
     return f'{_short(count)} ({percent(count / dense, ".1f")})'
 
-  average_text = f'average N_avg = {written(average)}'
   when = 'at the end' if run.completed else 'so far'
-  final_text = f'{when} {written(final)}'
-  below = (row.step for row in run.past.rows if row.nonzero < average)
-  crossing = next(below, 0)
-  to_the_right = crossing < 0.36 * run.steps and average < 0.85 * dense
-  if to_the_right and final < 0.15 * dense and average - final < 0.2 * dense:
-    _label(axes, average, f'{average_text}, {final_text}', 'right', 'above')
-    return
-  corner = ('right', 'above') if to_the_right else ('left', 'below')
-  _label(axes, average, average_text, *corner)
-  side = 'below' if final > 0.15 * dense else 'above'
-  _label(axes, final, final_text, 'right', side, style.VERMILION)
-
-
-def _label(
-  axes: Axes,
-  height: float,
-  text: str,
-  end: Literal['left', 'right'],
-  side: Literal['above', 'below'],
-  colour: str = style.INK,
-) -> None:
-  """Text at one end of a horizontal line."""
-  axes.annotate(
-    text,
-    (0.99 if end == 'right' else 0.01, height),
-    xycoords=('axes fraction', 'data'),
-    xytext=(0, 3 if side == 'above' else -4),
-    textcoords='offset points',
-    ha=end,
-    va='bottom' if side == 'above' else 'top',
-    color=colour,
-    path_effects=style.HALO,
+  _name(
+    axes,
+    [
+      (dense, f'dense N = {_short(dense)}', style.GREY),
+      (average, f'N_avg = {written(average)}', style.INK),
+      (final, f'{when} {written(final)}', style.VERMILION),
+    ],
   )
+
+
+def _name(axes: Axes, lines: list[tuple[float, str, str]]) -> None:
+  """Height, text and colour of each: beside the axes, where no curve is."""
+  if lines:
+    labels.label_ends(axes, *zip(*lines, strict=True), inches=2.2)
 
 
 def _shade_phases(loss_axes: Axes, count_axes: Axes, run: Run) -> None:

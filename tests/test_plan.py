@@ -495,7 +495,7 @@ def run(capsys):
   return run
 
 
-@pytest.mark.parametrize('compute', [1e21, 1e24, 1e25, 1e26])
+@pytest.mark.parametrize('compute', [1e21, 1e26])
 def test_plans_of_any_size_fit_80_columns(run, compute, monkeypatch):
   monkeypatch.setenv('COLUMNS', '80')
   text = run(f'--law={NUMBERS}', f'--compute={compute}').out

@@ -63,7 +63,6 @@ setup(
     'numpy>=2.0',
     'optax>=0.2.6,<0.3',
     'orbax-checkpoint>=0.11.28,<0.13',
-    'pillow>=10',
     'scipy>=1.13',
     'sentencepiece>=0.2',
     'tensorboardX>=2.6',

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from jax_sparse_pretrain import text as numerals
 from jax_sparse_pretrain.analysis.comparison.results import Comparison
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
-from jax_sparse_pretrain.analysis.plots import numerals, style
+from jax_sparse_pretrain.analysis.plots import style
 from jax_sparse_pretrain.analysis.reporting import page as html
 from jax_sparse_pretrain.analysis.reporting import tables
 from jax_sparse_pretrain.analysis.reporting.tables import Intervals

@@ -6,16 +6,18 @@ import dataclasses
 import numpy as np
 
 from jax_sparse_pretrain.analysis.fitting.law import FLOPS
-from jax_sparse_pretrain.analysis.plots.coefficients import plot_coefficients
-from jax_sparse_pretrain.analysis.plots.contrasts import plot_contrasts
-from jax_sparse_pretrain.analysis.plots.density import plot_density
-from jax_sparse_pretrain.analysis.plots.isoflops import (
+from jax_sparse_pretrain.analysis.plots.coefficient_picture import (
+  plot_coefficients,
+)
+from jax_sparse_pretrain.analysis.plots.contrast_picture import plot_contrasts
+from jax_sparse_pretrain.analysis.plots.density_picture import plot_density
+from jax_sparse_pretrain.analysis.plots.isoflop_picture import (
   plot_isoflops,
   round_budgets,
 )
-from jax_sparse_pretrain.analysis.plots.law import plot_law
-from jax_sparse_pretrain.analysis.plots.predicted import plot_predicted
-from jax_sparse_pretrain.analysis.plots.schedules import plot_schedules
+from jax_sparse_pretrain.analysis.plots.law_picture import plot_law
+from jax_sparse_pretrain.analysis.plots.prediction_picture import plot_predicted
+from jax_sparse_pretrain.analysis.plots.schedule_picture import plot_schedules
 from jax_sparse_pretrain.analysis.runs.counted import Average
 from jax_sparse_pretrain.analysis.runs.table import KINDS, Runs
 from jax_sparse_pretrain.analysis.runs.workdirs import read_averages

@@ -4,8 +4,8 @@ import argparse
 import os
 
 from jax_sparse_pretrain import config as config_lib
-from jax_sparse_pretrain.analysis.plans.plan import SPARSITIES, plan_run
-from jax_sparse_pretrain.analysis.plans.text import plan_text
+from jax_sparse_pretrain.analysis.next_runs import SPARSITIES, plan_run
+from jax_sparse_pretrain.analysis.next_runs_text import plan_text
 from jax_sparse_pretrain.analysis.verbs import Answer
 from jax_sparse_pretrain.analysis.verbs.laws import add_law, read_law
 from jax_sparse_pretrain.analysis.verbs.schedules import count

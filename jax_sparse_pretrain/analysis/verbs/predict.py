@@ -11,7 +11,7 @@ import numpy as np
 from jax_sparse_pretrain import history, storage
 from jax_sparse_pretrain import text as tables
 from jax_sparse_pretrain.analysis.fitting.design import check_level
-from jax_sparse_pretrain.analysis.plans.caveats import caveats
+from jax_sparse_pretrain.analysis.caveats import caveats
 from jax_sparse_pretrain.analysis.runs.average import Average, read_json
 from jax_sparse_pretrain.analysis.runs.table import NAMES
 from jax_sparse_pretrain.analysis.runs.workdirs import find_workdirs

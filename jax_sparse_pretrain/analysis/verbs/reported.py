@@ -8,14 +8,16 @@ from jax_sparse_pretrain.analysis.comparison.compare import compare_laws
 from jax_sparse_pretrain.analysis.comparison.results import Comparison
 from jax_sparse_pretrain.analysis.fitting.law import FLOPS, ScalingLaw
 from jax_sparse_pretrain.analysis.plots import sparsity
-from jax_sparse_pretrain.analysis.plots.coefficients import plot_coefficients
-from jax_sparse_pretrain.analysis.plots.density import plot_density
-from jax_sparse_pretrain.analysis.plots.isoflops import (
+from jax_sparse_pretrain.analysis.plots.coefficient_picture import (
+  plot_coefficients,
+)
+from jax_sparse_pretrain.analysis.plots.density_picture import plot_density
+from jax_sparse_pretrain.analysis.plots.isoflop_picture import (
   plot_isoflops,
   round_budgets,
 )
-from jax_sparse_pretrain.analysis.plots.law import plot_law
-from jax_sparse_pretrain.analysis.plots.predicted import plot_predicted
+from jax_sparse_pretrain.analysis.plots.law_picture import plot_law
+from jax_sparse_pretrain.analysis.plots.prediction_picture import plot_predicted
 from jax_sparse_pretrain.analysis.reporting.report import Picture, Report
 from jax_sparse_pretrain.analysis.runs.counted import Average
 from jax_sparse_pretrain.analysis.runs.table import Runs

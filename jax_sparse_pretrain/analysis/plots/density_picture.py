@@ -3,21 +3,25 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jax_sparse_pretrain import text as tables
-from jax_sparse_pretrain.analysis.plots import labels, numerals, style
+from jax_sparse_pretrain.analysis.plots import labels, sparsity, style
 from jax_sparse_pretrain.analysis.runs.counted import Average
+from jax_sparse_pretrain.text import cut, percent, short
 
 MOST_LABELS = 12
 LONGEST_LABEL = 26
+# Of runs that end equally sparse, such as those of other shapes.
+APART = (style.BLUE, style.VERMILION, style.GREEN, style.PINK, style.GREY)
 
 
 @style.STYLE
 def plot_density(averages: Sequence[Average]) -> Figure:
   """Nonzero share of the linear parameters over tokens, and over compute.
 
-  Each in the colour of its final sparsity, with its name and average.
+  Each in the colour of its final sparsity, with its name and average. A few
+  that end equally sparse have a colour each.
 
   Args:
     averages: of runs, or planned. Over steps if one has no tokens.
@@ -30,7 +34,7 @@ def plot_density(averages: Sequence[Average]) -> Figure:
   in_tokens = all(each.tokens for each in averages)
   figure = style.new_figure(3.8, 'Nonzero share of the linear parameters')
   over_data, over_compute = figure.subplots(1, 2, sharey=True)
-  colours = style.shades([each.sparsity for each in averages])
+  colours = _colours(np.array([each.sparsity for each in averages]))
   for each, colour in zip(averages, colours, strict=True):
     steps, spent, kept = _staircase(each)
     data = steps * each.tokens_per_step if in_tokens else steps
@@ -44,11 +48,18 @@ def plot_density(averages: Sequence[Average]) -> Figure:
   over_data.set_ylim(0, 1.04)
   over_data.set_xlabel('D, tokens' if in_tokens else 'steps')
   over_compute.set_xlabel('compute of the run')
-  over_data.xaxis.set_major_formatter(lambda value, _: tables.short(value))
-  for axis in (over_data.yaxis, over_compute.xaxis):
-    axis.set_major_formatter(lambda value, _: numerals.percent(value))
+  style.write_ticks(short, over_data.xaxis)
+  style.write_ticks(percent, over_data.yaxis, over_compute.xaxis)
+  # The last tick of one axis and the first of the next stand apart.
+  figure.get_layout_engine().set(wspace=0.06)
   _name_runs(over_compute, averages, colours)
   return figure
+
+
+def _colours(final: np.ndarray) -> np.ndarray:
+  if sparsity.varies(final) or not 1 < len(final) <= len(APART):
+    return style.shades(final)
+  return np.array(APART[: len(final)])
 
 
 def _staircase(each: Average):
@@ -61,21 +72,16 @@ def _staircase(each: Average):
   return edges[corner], spent[corner], kept
 
 
-def _name_runs(axes, averages: Sequence[Average], colours) -> None:
+def _name_runs(axes: Axes, averages: Sequence[Average], colours) -> None:
   """All, or as many from the densest to the sparsest as fit beside it."""
   order = np.argsort([each.sparsity for each in averages], kind='stable')
   if len(order) > MOST_LABELS:
     order = order[np.linspace(0, len(order) - 1, MOST_LABELS).astype(int)]
     axes.set_title(f'{len(order)} of {len(averages)} named', loc='right')
   shown = [averages[i] for i in order]
-  labels.label_ends(
-    axes,
-    [1 - each.sparsity for each in shown],
-    [
-      tables.cut(each.run, LONGEST_LABEL)
-      + f', N_avg/N {numerals.percent(each.density)}'
-      for each in shown
-    ],
-    colours[order],
-    inches=3.0,
-  )
+  heights = [1 - each.sparsity for each in shown]
+  texts = [
+    f'{cut(each.run, LONGEST_LABEL)}, N_avg/N {percent(each.density)}'
+    for each in shown
+  ]
+  labels.label_ends(axes, heights, texts, colours[order], inches=3.0)

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jax_sparse_pretrain.analysis.contrasts import Contrast
-from jax_sparse_pretrain.analysis.plots import numerals, style
+from jax_sparse_pretrain.analysis.plots import style
+from jax_sparse_pretrain.text import signed
 
 ROW = 0.34  # inches
 
@@ -30,8 +31,11 @@ def plot_contrasts(
   if not contrasts:
     raise ValueError('contrasts: must hold at least one')
   reference = contrasts[0].reference
-  title = f'Loss less that of {reference}: mean over seeds, {_percent(level)}'
-  figure = style.new_figure(1.3 + ROW * len(contrasts), title)
+  figure = style.new_figure(
+    1.3 + ROW * len(contrasts),
+    f'Difference in loss from {reference}: mean over seeds and '
+    f'{100 * level:g} % intervals',
+  )
   axes = figure.subplots()
   for row, each in enumerate(contrasts):
     seeds = 1000 * np.array(each.differences)
@@ -42,19 +46,12 @@ def plot_contrasts(
     mean = 1000 * each.difference
     axes.plot([mean], [row], 'o', color=style.BLUE, markersize=6)
   axes.axvline(0, color=style.GREY, linewidth=0.8)
-  axes.set_yticks(range(len(contrasts)), list(map(_label, contrasts)))
+  names = [f'{each.block}  {each.arm}'.strip() for each in contrasts]
+  axes.set_yticks(range(len(contrasts)), names)
   axes.set_ylim(len(contrasts) - 0.4, -0.6)
   axes.tick_params(axis='y', length=0)
   axes.spines['left'].set_visible(False)
   axes.grid(True, axis='x')
-  axes.set_xlabel(f'loss less that of {reference} (0.001 nats); left is better')
-  axes.xaxis.set_major_formatter(lambda value, _: numerals.signed(value, '+g'))
+  axes.set_xlabel(f'loss less that of {reference} (0.001 nats), left is better')
+  style.write_ticks(lambda value: signed(value, '+g'), axes.xaxis)
   return figure
-
-
-def _percent(level: float) -> str:
-  return f'{100 * level:g} % intervals'
-
-
-def _label(each: Contrast) -> str:
-  return f'{each.block}  {each.arm}' if each.block else each.arm

@@ -8,10 +8,12 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
-from jax_sparse_pretrain.analysis.fitting.law import FLOPS, ScalingLaw
-from jax_sparse_pretrain.analysis.plots import numerals, sparsity, style
-from jax_sparse_pretrain.analysis.plots.law import MARGIN
+from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
+from jax_sparse_pretrain.analysis.plots import sparsity, style
+from jax_sparse_pretrain.analysis.plots.law_picture import MARGIN
 from jax_sparse_pretrain.analysis.runs.table import NAMES, Runs
+from jax_sparse_pretrain.model.counts import training_flops
+from jax_sparse_pretrain.text import power
 
 # A curve ends where its loss is this far above its least.
 RISE = 1.12
@@ -44,24 +46,31 @@ def plot_isoflops(
   compute = np.unique(np.asarray(compute, np.float64))
   best_n, best_d = law.optimal(compute)
   best = law.loss(best_n, best_d)
-  figure = style.new_figure(4.8, 'Loss over model size at equal compute')
-  axes = figure.subplots()
-  n, spent = best_n, compute
-  if runs is not None:
-    n = runs.parameters(kind)
-    spent = FLOPS * n * runs.tokens
-  shade = _scale(np.concatenate([compute, spent]))
   curves = [
     _curve(law, *each) for each in zip(compute, best_n, best, strict=True)
   ]
-  _set_limits(axes, curves, n, best, runs)
-  for c, (x, y) in zip(compute, curves, strict=True):
-    axes.plot(x, y, color=shade(c), linewidth=1.6)
+  if runs is None:
+    sizes = np.concatenate([x[[0, -1]] for x, _ in curves])
+    losses = np.array([y.max() for _, y in curves])
+    spent = compute
+  else:
+    sizes, losses = runs.parameters(kind), runs.loss
+    spent = np.append(training_flops(sizes, runs.tokens), compute)
+  scale = LogNorm(spent.min(), max(spent.max(), 1.001 * spent.min()))
+  shades = style.sequential()(scale(compute))
+  figure = style.new_figure(4.8, 'Loss over model size at equal compute')
+  axes = figure.subplots()
+  style.log_axis(axes.xaxis, sizes.min() / MARGIN, sizes.max() * MARGIN)
+  low = min(best.min(), losses.min())
+  style.log_axis(axes.yaxis, low / 1.03, losses.max() * 1.03)
+  for (x, y), shade in zip(curves, shades, strict=True):
+    axes.plot(x, y, color=shade, linewidth=1.6)
   if runs is not None:
-    axes.scatter(n, runs.loss, c=shade(spent), **sparsity.POINT)
+    own = style.sequential()(scale(spent[: len(runs)]))
+    axes.scatter(sizes, losses, c=own, **sparsity.POINT)
   if law is law_or_fit or _has_exponents(law_or_fit):
     _plot_optima(axes, law, best_n, best)
-  _name_budgets(axes, compute, curves, shade)
+  _name_budgets(axes, compute, curves, shades)
   axes.set_xlabel(f'{NAMES[kind]}, parameters')
   axes.set_ylabel('loss (nats per token)')
   axes.grid(True)
@@ -74,27 +83,12 @@ def _has_exponents(fit: ScalingLawFit) -> bool:
   return all(low > 0 and np.isfinite(high) for low, high in ends)
 
 
-def _scale(compute: np.ndarray):
-  """Compute -> colours, by its logarithm."""
-  scale = LogNorm(compute.min(), max(compute.max(), 1.001 * compute.min()))
-  return lambda values: style.sequential()(scale(values))
-
-
 def _curve(law: ScalingLaw, compute: float, n: float, best: float):
   """(N, loss) around the optimum, up to `RISE`."""
   x = n * np.geomspace(1e-4, 1e4, 4001)
-  y = law.loss(x, compute / (FLOPS * x))
+  y = law.loss(x, compute / training_flops(x, 1))
   near = y <= RISE * best
   return x[near], y[near]
-
-
-def _set_limits(axes: Axes, curves, n, best, runs: Runs | None) -> None:
-  ends = [x[[0, -1]] for x, _ in curves] if runs is None else [n]
-  sizes = np.concatenate(ends)
-  losses = [y.max() for _, y in curves] if runs is None else runs.loss
-  style.log_axis(axes.xaxis, sizes.min() / MARGIN, sizes.max() * MARGIN)
-  low = min(best.min(), np.min(losses))
-  style.log_axis(axes.yaxis, low / 1.03, np.max(losses) * 1.03)
 
 
 def _plot_optima(axes: Axes, law: ScalingLaw, n, loss) -> None:
@@ -111,22 +105,23 @@ def _plot_optima(axes: Axes, law: ScalingLaw, n, loss) -> None:
     zorder=4,
     label=f'optimum, N ∝ C^{exponent:.2f}',
   )
-  axes.legend(loc='lower left')
+  # Above the axes, where there are no points.
+  axes.legend(loc='lower right', bbox_to_anchor=(1, 1))
 
 
-def _name_budgets(axes: Axes, compute, curves, shade) -> None:
+def _name_budgets(axes: Axes, compute, curves, shades) -> None:
   """Each where its curve ends, or leaves the picture, at the right."""
   right, top = axes.get_xlim()[1], axes.get_ylim()[1]
-  for c, (x, y) in zip(compute, curves, strict=True):
+  for c, (x, y), shade in zip(compute, curves, shades, strict=True):
     seen = np.flatnonzero((x <= right) & (y <= top))
     if len(seen):
       axes.annotate(
-        f'{numerals.power(c)} FLOPs',
+        f'{power(c)} FLOPs',
         (x[seen[-1]], y[seen[-1]]),
         xytext=(5, 0),
         textcoords='offset points',
-        verticalalignment='center',
-        color=style.dark(shade(c)),
+        va='center',
+        color=style.dark(shade),
         fontsize=style.SMALL,
         path_effects=style.HALO,
         zorder=5,
@@ -138,10 +133,10 @@ def round_budgets(spent: np.ndarray) -> list[float]:
   low, high = np.log10(np.quantile(spent, [0.02, 0.98]))
   for digits in ((1, 2, 5), (1, 3), (1,)):
     found = [
-      digit * 10.0**power
-      for power in range(int(np.floor(low)), int(np.ceil(high)) + 1)
+      digit * 10.0**exponent
+      for exponent in range(int(np.floor(low)), int(np.ceil(high)) + 1)
       for digit in digits
-      if low - 0.1 <= np.log10(digit) + power <= high + 0.1
+      if low - 0.1 <= np.log10(digit) + exponent <= high + 0.1
     ]
     if 0 < len(found) <= MOST_BUDGETS:
       return found

@@ -23,12 +23,12 @@ def caveats(
   """Sentences on what the law does not know, and where it was not fitted.
 
   Args:
-    fit: of parameters of this kind.
-    resamples: that intervals come from.
+    fit: a law of parameters of this kind.
+    resamples: what intervals come from.
     parameters: N of each prediction.
-    tokens: D of each.
-    level: of the intervals.
-    kind: of parameters, of `KINDS`.
+    tokens: D of each prediction.
+    level: the level of the intervals.
+    kind: which parameters N counts, of `KINDS`.
   """
   return (
     *fit.warnings_at(level),
@@ -42,16 +42,13 @@ def _beyond(
   name: str, asked: Sequence[float], known: np.ndarray
 ) -> Iterator[str]:
   """A law is known where its runs are."""
-  high, low = max(asked) / known.max(), known.min() / min(asked)
-  if high > 1:
-    yield _extrapolated(f'{name} up to {short(max(asked))}', high, known)
-  if low > 1:
-    yield _extrapolated(f'{name} down to {short(min(asked))}', low, known)
-
-
-def _extrapolated(what: str, factor: float, known: np.ndarray) -> str:
-  far = 'far beyond' if factor > FAR else 'beyond'
-  return (
-    f'{what} is {far} the fitted runs, {span(known)}, by a factor of '
-    f'{factor:.3g}'
-  )
+  for way, value, factor in (
+    ('up', max(asked), max(asked) / known.max()),
+    ('down', min(asked), known.min() / min(asked)),
+  ):
+    if factor > 1:
+      far = 'far beyond' if factor > FAR else 'beyond'
+      yield (
+        f'{name} {way} to {short(value)} is {far} the fitted runs, '
+        f'{span(known)}, by a factor of {factor:.3g}'
+      )

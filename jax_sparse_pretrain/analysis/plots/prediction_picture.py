@@ -20,7 +20,7 @@ def plot_predicted(
   A law that holds sparse and dense runs together leaves no order by colour.
 
   Args:
-    runs: measured.
+    runs: measured runs.
     fits: by the kind of parameters that each counts, of `table.KINDS`.
 
   Raises:
@@ -40,31 +40,25 @@ def plot_predicted(
     height_ratios=(3, 1.4),
   )
   colours = sparsity.colours(runs.sparsity)
+  low, high = runs.loss.min() / 1.03, runs.loss.max() * 1.03
   most = 0.0
   for (above, below), (kind, each) in zip(grid.T, fits.items(), strict=True):
     law = getattr(each, 'law', each)
     predicted = law.loss(runs.parameters(kind), runs.tokens)
     residuals = 100 * np.log(runs.loss / predicted)
-    above.scatter(runs.loss, predicted, c=colours, **sparsity.POINT)
-    below.scatter(runs.loss, residuals, c=colours, **sparsity.POINT)
     rms = np.sqrt(np.mean(residuals**2))
-    above.set_title(f'law of {NAMES[kind]}, RMS {rms:.2f} %')
     most = max(most, np.abs(residuals).max())
-  _dress(grid, runs, most)
-  if sparsity.varies(runs.sparsity):
-    sparsity.add_legend(figure, runs.sparsity)
-  return figure
-
-
-def _dress(grid: np.ndarray, runs: Runs, most: float) -> None:
-  low, high = runs.loss.min() / 1.03, runs.loss.max() * 1.03
-  for above, below in grid.T:
+    above.scatter(runs.loss, predicted, c=colours, **sparsity.POINT)
+    above.axline((low, low), (high, high), color=style.GREY, linewidth=1)
+    above.set_title(f'law of {NAMES[kind]}, RMS {rms:.2f} %')
+    above.grid(True)
+    below.scatter(runs.loss, residuals, c=colours, **sparsity.POINT)
+    below.axhline(0, color=style.GREY, linewidth=1, zorder=1)
+    below.set_xlabel('measured loss')
     style.log_axis(above.xaxis, low, high)
     style.log_axis(above.yaxis, low, high)
-    above.axline((low, low), (high, high), color=style.GREY, linewidth=1)
-    below.axhline(0, color=style.GREY, linewidth=1, zorder=1)
-    above.grid(True)
-    below.set_xlabel('measured loss')
-  left, below = grid[:, 0]
-  left.set_ylabel('predicted loss')
+  first, below = grid[:, 0]
+  first.set_ylabel('predicted loss')
   style.residual_axis(below, most)
+  sparsity.add_legend(figure, runs.sparsity, loc='outside upper right')
+  return figure

@@ -2,15 +2,15 @@
 
 import shlex
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from jax_sparse_pretrain import text as tables
-from jax_sparse_pretrain.analysis.plans.planned_run import PlannedRun
-from jax_sparse_pretrain.analysis.plans.results import RunPlans, fewer
+from jax_sparse_pretrain import text
+from jax_sparse_pretrain.analysis.next_runs import RunPlans, fewer
+from jax_sparse_pretrain.analysis.train_command import NextRun
 from jax_sparse_pretrain.text import count, short
 
 NOTES = (
-  'Off: from what the law asks for, by whole layers, steps and mask updates.',
+  'Off: by how much whole layers, steps and updates miss what the law wants.',
   'Twin: the dense run of the same N_avg, tokens and steps; --twins prints '
   'its command.',
   'Saved: linear parameters, and so the FLOPs of their products, 2 a parameter '
@@ -34,80 +34,67 @@ def plan_text(
     with_twins: whether to print the commands of the twins, too.
   """
   notes = NOTES if plans.level else (*NOTES, NO_INTERVALS[is_fitted])
-  if any(tables.is_open(run.interval) for run in plans.runs):
-    notes = (*notes, tables.ABOUT_OPEN)
-  width = tables.terminal_width()
+  if any(text.is_open(run.interval) for run in plans.runs):
+    notes = (*notes, text.ABOUT_OPEN)
+  width = text.terminal_width()
+  runs = {'dense': plans.dense}
+  twins = {}
+  for each in plans.sparse:
+    name = f'{each.run.sparsity * 100:g} %'
+    runs[name] = each.run
+    twins[f'{name}, twin'] = each.twin
+  commanded = {**runs, **twins} if with_twins else runs
   return '\n\n'.join(
     [
-      _sizes(plans),
-      _steps(plans),
-      _inference(plans),
+      _sizes(plans, runs),
+      _steps(plans, runs),
+      _inference(plans, list(runs)[1:]),
       '\n'.join(textwrap.fill(note, width) for note in notes),
-      *_commands(plans, width, with_twins),
+      *(f'# {name}\n{_command(run, width)}' for name, run in commanded.items()),
     ]
   )
 
 
-def _names(plans: RunPlans) -> list[str]:
-  return ['dense', *(f'{x.run.sparsity * 100:g} %' for x in plans.sparse)]
-
-
-def _named(plans: RunPlans) -> Iterator[tuple[str, PlannedRun]]:
-  runs = (plans.dense, *(each.run for each in plans.sparse))
-  return zip(_names(plans), runs, strict=True)
-
-
-def _sizes(plans: RunPlans) -> str:
+def _sizes(plans: RunPlans, runs: dict[str, NextRun]) -> str:
   header = ['', 'N', 'N_avg', 'N final', 'D', 'FLOPs', 'loss']
   if plans.level:
     header.append(f'{plans.level * 100:g} % of law')
   rows = []
-  for name, run in _named(plans):
+  for name, run in runs.items():
     sizes = (run.linear_parameters, run.average_parameters)
     row = [name, *map(short, (*sizes, run.final_parameters, run.tokens))]
     row += [f'{run.compute_flops:.3e}', f'{run.loss:.4f}']
     if run.interval:
-      row.append(tables.interval(run.interval, '{:.4f}'.format))
+      row.append(text.interval(run.interval, '{:.4f}'.format))
     rows.append(row)
-  return tables.table(f'Runs for {_aim(plans)}', header, rows)
-
-
-def _aim(plans: RunPlans) -> str:
   words = {
     'compute': '{:.4g} FLOPs',
     'loss': 'a loss of {:.4g}',
     'final_parameters': '{:,.0f} parameters at the end',
   }
-  return ', '.join(
-    words[name].format(value) for name, value in plans.given.items()
-  )
+  aim = ', '.join(words[name].format(x) for name, x in plans.given.items())
+  return text.table(f'Runs for {aim}', header, rows)
 
 
-def _steps(plans: RunPlans) -> str:
+def _steps(plans: RunPlans, runs: dict[str, NextRun]) -> str:
   # Heads are in the commands.
   header = ['', 'layers', 'd_model', 'steps', 'prune from', 'to']
   header += ['N off', 'FLOPs off']
   rows = []
-  for name, run in _named(plans):
+  for name, run in runs.items():
     model, schedule = run.config.model, run.plan.schedule
-    ramp = [count(schedule.start), count(schedule.end)]
-    rows.append(
-      [
-        name,
-        *map(str, (model.n_layers, model.d_model)),
-        count(run.plan.steps),
-        *(ramp if run.sparsity else ['', '']),
-        f'{run.off_parameters:+z.2%}',
-        f'{run.off_compute:+z.2%}',
-      ]
-    )
+    row = [name, str(model.n_layers), str(model.d_model), count(run.plan.steps)]
+    ramp = (schedule.start, schedule.end) if run.sparsity else ()
+    row += [*map(count, ramp)] or ['', '']
+    row += [f'{run.off_parameters:+z.2%}', f'{run.off_compute:+z.2%}']
+    rows.append(row)
   tokens = plans.dense.config.tokens_per_step
   every = plans.sparse[0].run.plan.schedule.every
   title = f'Steps of {tokens:,} tokens, masks updated every {every}'
-  return tables.table(title, header, rows)
+  return text.table(title, header, rows)
 
 
-def _inference(plans: RunPlans) -> str:
+def _inference(plans: RunPlans, names: Sequence[str]) -> str:
   header = ['', 'N final', 'all', 'FLOPs/token', 'twin N', 'twin loss']
   header.append('saved')
   # The dense run of a size to deploy has that size itself.
@@ -115,7 +102,7 @@ def _inference(plans: RunPlans) -> str:
   if has_optimum:
     header.append('v. dense')
   rows = []
-  for name, each in zip(_names(plans)[1:], plans.sparse, strict=True):
+  for name, each in zip(names, plans.sparse, strict=True):
     run, twin = each.run, each.twin
     sizes = (run.final_parameters, run.final_total_parameters)
     row = [name, *map(short, sizes), f'{run.inference_flops:.3e}']
@@ -124,31 +111,16 @@ def _inference(plans: RunPlans) -> str:
     if has_optimum:
       row.append(f'{fewer(run, plans.dense):.1%}')
     rows.append(row)
-  return tables.table('At inference, against dense runs', header, rows)
+  return text.table('At inference, against dense runs', header, rows)
 
 
-def _commands(plans: RunPlans, width: int, with_twins: bool) -> Iterator[str]:
-  named = list(_named(plans))
-  if with_twins:
-    names = _names(plans)[1:]
-    named += [
-      (f'{name}, twin', each.twin)
-      for name, each in zip(names, plans.sparse, strict=True)
-    ]
-  for name, run in named:
-    lines = _folded(
-      ['python', '-m', 'jax_sparse_pretrain.train', *run.command], width
-    )
-    yield '\n'.join([f'# {name}', *lines])
-
-
-def _folded(words: Sequence[str], width: int) -> list[str]:
-  """A command over lines that a shell joins."""
-  lines = [words[0]]
-  for word in map(shlex.quote, words[1:]):
+def _command(run: NextRun, width: int) -> str:
+  """The command over lines that a shell joins."""
+  lines = ['python -m jax_sparse_pretrain.train']
+  for word in map(shlex.quote, run.command):
     if len(lines[-1]) + len(word) + len(' ' + ' \\') > width:
       lines[-1] += ' \\'
       lines.append(f'  {word}')
     else:
       lines[-1] += f' {word}'
-  return lines
+  return '\n'.join(lines)

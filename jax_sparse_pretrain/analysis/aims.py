@@ -6,12 +6,12 @@ model that ends smaller (arXiv 2501.12486).
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import numpy as np
 
-from jax_sparse_pretrain.analysis.fitting.law import FLOPS, ScalingLaw
+from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
+from jax_sparse_pretrain.model.counts import training_flops
 
 ALLOWED = (
   'compute, loss, final_parameters: give one of them, or final_parameters '
@@ -24,80 +24,63 @@ class Aim:
   """Which size and which compute a run should have.
 
   Attributes:
+    law: the law of the loss.
     given: name -> value, as the caller asked.
-    initial_parameters: (mean density, sparsity) -> dense N.
-    compute: N_avg -> FLOPs.
-    of_dense: the aim of the dense run to compare with; None for this one.
+    budget: FLOPs, where they do not depend on the size of the run.
   """
 
+  law: ScalingLaw
   given: dict[str, float]
-  initial_parameters: Callable[[float, float], float]
-  compute: Callable[[float], float]
-  of_dense: 'Aim | None' = None
+  budget: float | None
+
+  def initial_parameters(self, density: float, sparsity: float) -> float:
+    """Dense N of a run with this mean density and final sparsity."""
+    if 'final_parameters' in self.given:
+      return self.given['final_parameters'] / (1 - sparsity)
+    n_average, _ = self.law.optimal(self.budget)
+    return n_average / density
+
+  def compute(self, average_parameters: float) -> float:
+    """FLOPs of a run with this N_avg."""
+    if {'final_parameters', 'loss'} <= self.given.keys():
+      return _compute_to_reach(self.law, self.given['loss'], average_parameters)
+    if self.budget is None:
+      return _compute_of_optimum(self.law, average_parameters)
+    return self.budget
+
+  @property
+  def of_dense(self) -> 'Aim':
+    """The aim of the dense run to compare with: the best for the budget."""
+    if self.budget is None:
+      return self
+    given = {k: v for k, v in self.given.items() if k != 'final_parameters'}
+    return dataclasses.replace(self, given=given)
 
 
-def make_aim(
-  law: ScalingLaw,
-  compute: float | None = None,
-  loss: float | None = None,
-  final_parameters: float | None = None,
-) -> Aim:
+def make_aim(law: ScalingLaw, **asked: float | None) -> Aim:
   """The aim that the arguments of `plan_run` name.
+
+  Args:
+    law: the law of the loss.
+    **asked: compute, loss and final_parameters; None for those not given.
 
   Raises:
     ValueError: for arguments that do not go together or are not positive,
       and for a loss that the law does not reach.
   """
-  asked = {
-    'compute': compute,
-    'loss': loss,
-    'final_parameters': final_parameters,
-  }
   given = {k: float(value) for k, value in asked.items() if value is not None}
-  others = given.keys() - {'final_parameters'}
-  if not given or len(others) > 1:
+  if len(given.keys() - {'final_parameters'}) > 1 or not given:
     raise ValueError(ALLOWED)
   for name, value in given.items():
     if not (np.isfinite(value) and value > 0):
       raise ValueError(f'{name} {value}: must be positive and finite')
   budget = given.get('compute')
-  if loss is not None:
-    budget = law.compute_for(loss)
-  if final_parameters is None:
-    return _of_budget(law, given, budget)
-  return _of_size(law, given, budget)
-
-
-def _of_budget(law: ScalingLaw, given: dict, budget: float) -> Aim:
-  n_average, _ = law.optimal(budget)
-  return Aim(
-    given,
-    initial_parameters=lambda density, sparsity: n_average / density,
-    compute=_always(budget),
-  )
-
-
-def _of_size(law: ScalingLaw, given: dict, budget: float | None) -> Aim:
-  final = given['final_parameters']
   if 'loss' in given:
-    compute = functools.partial(compute_to_reach, law, given['loss'])
-  elif budget is None:
-    compute = functools.partial(compute_of_optimum, law)
-  else:
-    compute = _always(budget)
-  return Aim(
-    given,
-    initial_parameters=lambda density, sparsity: final / (1 - sparsity),
-    compute=compute,
-    of_dense=None if budget is None else _of_budget(law, given, budget),
-  )
+    budget = law.compute_for(given['loss'])
+  return Aim(law, given, budget)
 
 
-def _always(value: float) -> Callable[[float], float]:
-  return lambda _: value
-
-
-def compute_of_optimum(law: ScalingLaw, parameters: float) -> float:
+def _compute_of_optimum(law: ScalingLaw, parameters: float) -> float:
   """FLOPs at which this N is the optimal one.
 
   The inverse of N = G (C / 6)^(beta / (alpha + beta)).
@@ -107,7 +90,7 @@ def compute_of_optimum(law: ScalingLaw, parameters: float) -> float:
   return _in_range(lambda: (parameters / at_one) ** exponent)
 
 
-def compute_to_reach(law: ScalingLaw, loss: float, parameters: float) -> float:
+def _compute_to_reach(law: ScalingLaw, loss: float, parameters: float) -> float:
   """FLOPs with which this N reaches the loss.
 
   Raises:
@@ -120,7 +103,7 @@ def compute_to_reach(law: ScalingLaw, loss: float, parameters: float) -> float:
       f'{parameters:,.0f} and infinite tokens'
     )
   tokens = _in_range(lambda: (law.B / (loss - floor)) ** (1 / law.beta))
-  return FLOPS * parameters * tokens
+  return training_flops(parameters, tokens)
 
 
 def _in_range(compute: Callable[[], float]) -> float:

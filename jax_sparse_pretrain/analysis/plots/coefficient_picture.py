@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 
 from jax_sparse_pretrain.analysis.fitting.bootstrap import Bootstrap
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
-from jax_sparse_pretrain.analysis.plots import numerals, style
+from jax_sparse_pretrain.analysis.plots import style
+from jax_sparse_pretrain.text import percent, power, signed
 
 Intervals = Mapping[str, tuple[float, float]]
 LOGARITHMIC = ('A', 'B')
@@ -58,7 +59,8 @@ def _plot_one(axes: Axes, name: str, value: float, resamples, ends) -> None:
   is_log = name in LOGARITHMIC
   low, high = _limits(value, resamples, ends, is_log)
   if is_log:
-    style.log_axis(axes.xaxis, low, high, _plain if high < 1e5 else _power)
+    write = '{:g}'.format if high < 1e5 else _power
+    style.log_axis(axes.xaxis, low, high, write)
   else:
     axes.set_xlim(low, high)
     axes.xaxis.set_major_locator(
@@ -75,17 +77,8 @@ def _plot_one(axes: Axes, name: str, value: float, resamples, ends) -> None:
   axes.set_ylim(-(0.2 + 0.34 * len(ends)) * top, 1.08 * top)
   axes.set_yticks([])
   axes.spines['left'].set_visible(False)
-  axes.set_ylabel(
-    f'{LABELS.get(name, name)} = {numerals.power(value)}',
-    rotation=0,
-    horizontalalignment='right',
-    verticalalignment='center',
-    fontsize=9.5,
-  )
-
-
-def _plain(value: float) -> str:
-  return f'{value:g}'
+  label = f'{LABELS.get(name, name)} = {power(value)}'
+  axes.set_ylabel(label, rotation=0, ha='right', va='center', fontsize=9.5)
 
 
 def _power(value: float) -> str:
@@ -106,23 +99,20 @@ def _limits(value, resamples, ends, is_log) -> tuple[float, float]:
   near = edges[(edges > low - reach) & (edges < high + reach)]
   low, high = min([low, *near]), max([high, *near])
   margin = 0.06 * ((high - low) or reach)
-  low, high = low - margin, high + margin
-  return float(back(low)), float(back(high))
+  return float(back(low - margin)), float(back(high + margin))
 
 
 def _plot_interval(axes: Axes, height: float, start, end, colour) -> None:
   low, high = axes.get_xlim()
   inside = max(start, low), min(end, high)
   axes.plot(inside, [height] * 2, color=colour, linewidth=2.2)
-  for edge, is_beyond, marker in (
-    (inside[0], start < low, '<'),
-    (inside[1], end > high, '>'),
-  ):
+  marks = '<' if start < low else '|', '>' if end > high else '|'
+  for edge, marker in zip(inside, marks, strict=True):
     axes.plot(
       edge,
       height,
       color=colour,
-      marker=marker if is_beyond else '|',
+      marker=marker,
       markersize=6,
       markeredgewidth=1.6,
       clip_on=False,
@@ -133,7 +123,7 @@ def _add_legend(figure: Figure, kinds: Iterable[str], level: float) -> None:
   figure.legend(
     [Line2D([], [], color=COLOURS[kind], linewidth=2.2) for kind in kinds],
     list(kinds),
-    title=f'{numerals.percent(level)} intervals',
+    title=f'{percent(level)} intervals',
     title_fontsize=style.SMALL,
     loc='outside upper right',
     ncols=2,
@@ -146,16 +136,11 @@ def _plot_correlations(axes: Axes, names: list[str], values) -> None:
   ends = [style.VERMILION, '#f7f7f7', style.BLUE]
   colours = LinearSegmentedColormap.from_list('correlations', ends)
   axes.imshow(values, cmap=colours, vmin=-1, vmax=1)
-  for row, column in np.ndindex(*values.shape):
+  for row, column in np.argwhere(~np.isnan(values)):
     value = values[row, column]
-    axes.text(
-      column,
-      row,
-      '' if np.isnan(value) else numerals.signed(value, '.2f'),
-      color='white' if abs(value) > 0.75 else style.INK,
-      horizontalalignment='center',
-      verticalalignment='center',
-    )
+    ink = 'white' if abs(value) > 0.75 else style.INK
+    text = signed(value, '.2f')
+    axes.text(column, row, text, color=ink, ha='center', va='center')
   labels = [
     f'ln {name}' if name in LOGARITHMIC else LABELS.get(name, name)
     for name in names

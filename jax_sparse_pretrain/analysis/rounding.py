@@ -1,30 +1,34 @@
 """From a wanted size and compute to whole layers, steps and mask updates."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain import planning
-from jax_sparse_pretrain.analysis.fitting.law import FLOPS, ScalingLaw
-from jax_sparse_pretrain.analysis.plans.aims import Aim
-from jax_sparse_pretrain.analysis.plans.architecture import choose_architecture
-from jax_sparse_pretrain.analysis.plans.command import nearest_base, run_config
-from jax_sparse_pretrain.analysis.plans.planned_run import PlannedRun
+from jax_sparse_pretrain.analysis.aims import Aim
+from jax_sparse_pretrain.analysis.architecture import choose_architecture
+from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
+from jax_sparse_pretrain.analysis.train_command import (
+  NextRun,
+  make_config,
+  make_settings,
+  nearest_base,
+)
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.schedule import PruningSchedule
 
 
 @dataclasses.dataclass(frozen=True)
-class Planner:
-  """What the runs of one plan share.
+class Terms:
+  """What all runs of a plan have in common.
 
   Attributes:
-    law: of the loss.
-    ramp: shape, start, end, every and power of a `PruningSchedule`.
+    law: the law of the loss.
+    ramp: shape, start, end, every and power, as `planning.plan` takes them.
     tokens_per_step: predicted tokens in a batch.
-    vocab_size: of the models.
-    context_length: of the models.
+    vocab_size: the vocabulary of the models.
+    context_length: the context of the models, in tokens.
     base: config file of the commands; None for the nearest in size.
   """
 
@@ -35,8 +39,12 @@ class Planner:
   context_length: int
   base: str | None
 
-  def check(self, sparsities: Iterable[float]) -> None:
-    """Raises a ValueError for what no run could have, naming it."""
+  def check(self, sparsities: Sequence[float]) -> None:
+    """Refuses what no run could have.
+
+    Raises:
+      ValueError: naming it.
+    """
     for sparsity in sparsities:
       if not 0 <= sparsity < 1:
         raise ValueError(f'sparsity {sparsity}: must be in [0, 1)')
@@ -46,18 +54,21 @@ class Planner:
         f'tokens_per_step {tokens}: must be a multiple of context_length, '
         f'{length}'
       )
-    ramp = {k: v for k, v in self.ramp.items() if k != 'shape'}
-    ramp.update(start=float(ramp['start']), end=float(ramp['end']))
-    asked = {'schedule': self.ramp['shape'], **ramp}
+    pruning = {k: v for k, v in self.ramp.items() if k != 'shape'}
+    pruning.update(
+      schedule=self.ramp['shape'],
+      start=float(self.ramp['start']),
+      end=float(self.ramp['end']),
+    )
     model = {'vocab_size': self.vocab_size, 'context_length': length}
     try:
-      config_lib.from_dict({'model': model, 'pruning': asked})
+      config_lib.from_dict({'model': model, 'pruning': pruning})
     except config_lib.ConfigError as error:
       words = str(error).replace('pruning.', '').replace('model.', '')
       raise ValueError(words) from None
-    check_one_shot(**asked)
+    check_one_shot(pruning['schedule'], pruning['start'], pruning['end'])
 
-  def run(self, aim: Aim, sparsity: float) -> PlannedRun:
+  def run(self, aim: Aim, sparsity: float) -> NextRun:
     """The run of this sparsity that meets the aim.
 
     Raises:
@@ -70,27 +81,25 @@ class Planner:
       wanted = aim.initial_parameters(density, sparsity)
       model = choose_architecture(wanted, self.vocab_size, self.context_length)
       size = counts.linear_parameters(model)
-      plan = self._plan(aim, sparsity, size, density)
+      plan = self._plan(aim.compute(density * size), sparsity, size)
       density = plan.mean_density
-    return self._planned(model, plan, wanted, aim.compute(density * size))
+    return self._made(model, plan, wanted, aim.compute(density * size))
 
-  def twin(self, run: PlannedRun) -> PlannedRun:
+  def twin(self, run: NextRun) -> NextRun:
     """The dense run of the same N_avg, as near as models come, and tokens."""
     average = run.average_parameters
     model = choose_architecture(average, self.vocab_size, self.context_length)
     plan = self._dense_plan(steps=run.plan.steps)
-    return self._planned(model, plan, average, run.compute_flops)
+    return self._made(model, plan, average, run.compute_flops)
 
   def _continuous_density(self, sparsity: float) -> float:
     """Mean over the steps, before there are whole ones."""
     asked = PruningSchedule(sparsity=sparsity, **self.ramp)
     return 1 / planning.stretch(asked)
 
-  def _plan(
-    self, aim: Aim, sparsity: float, size: int, density: float
-  ) -> planning.Plan:
-    a_step = FLOPS * size * self.tokens_per_step
-    dense_steps = round(aim.compute(density * size) / a_step)
+  def _plan(self, compute: float, sparsity: float, size: int) -> planning.Plan:
+    a_step = counts.training_flops(size, self.tokens_per_step)
+    dense_steps = round(compute / a_step)
     if dense_steps < 1:
       raise ValueError(
         f'a step of {self.tokens_per_step:,} tokens with {size:,} '
@@ -115,26 +124,28 @@ class Planner:
     ramp = {**self.ramp, 'start': 0.0, 'end': 0.0}
     return planning.plan(sparsity=0.0, unit='steps', **ramp, **length)
 
-  def _planned(
+  def _made(
     self,
     model: config_lib.Model,
     plan: planning.Plan,
     wanted: float,
     compute: float,
-  ) -> PlannedRun:
+  ) -> NextRun:
     size = counts.linear_parameters(model)
     tokens = plan.steps * self.tokens_per_step
-    return PlannedRun(
-      config=run_config(model, plan, self.tokens_per_step, compute),
+    settings = make_settings(model, plan, self.tokens_per_step, compute)
+    return NextRun(
+      config=make_config(settings),
       plan=plan,
       base=self.base or nearest_base(size),
+      settings=settings,
       wanted_parameters=wanted,
       wanted_compute=compute,
       loss=self.law.loss(plan.mean_density * size, tokens),
     )
 
 
-def check_one_shot(schedule: str, start: float, end: float, **_) -> None:
+def check_one_shot(schedule: str, start: float, end: float) -> None:
   """One shot has no ramp.
 
   Raises:

@@ -19,7 +19,7 @@ from jax_sparse_pretrain.analysis import (
 from jax_sparse_pretrain.analysis.__main__ import main
 from jax_sparse_pretrain.analysis.comparison import candidates, splits
 from jax_sparse_pretrain.analysis.comparison.verdict import verdict
-from jax_sparse_pretrain.analysis.runs.table import NUMBERS
+from jax_sparse_pretrain.analysis.runs_table import NUMBERS
 from jax_sparse_pretrain.analysis.verbs.compare import render
 
 TESTS = ('one_sparsity_out', 'largest_compute_out', 'dense_to_sparse')

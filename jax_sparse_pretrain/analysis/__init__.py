@@ -4,7 +4,7 @@ import importlib
 
 # Public name -> its module, from here, imported when the name is first used.
 _MODULES = {
-  'Average': 'runs.counted',
+  'Average': 'averages',
   'Bootstrap': 'fitting.bootstrap',
   'Comparison': 'comparison.results',
   'Plan': '.planning',  # For `planned_average`, with `plan`.
@@ -12,17 +12,17 @@ _MODULES = {
   'Contrast': 'contrasts.contrast',
   'Noise': 'contrasts.noise',
   'Ranking': 'contrasts.ranking',
-  'Runs': 'runs.table',
+  'Runs': 'runs_table',
   'ScalingLaw': 'fitting.law',
   'ScalingLawFit': 'fitting.fit',
-  'average_parameters': 'runs.average',
+  'average_parameters': 'averages',
   'compare_laws': 'comparison.compare',
   'contrast_runs': 'contrasts.contrast',
   'fit_scaling_law': 'fitting.fit',
-  'load_runs': 'runs.load',
+  'load_runs': 'loading',
   'plan': '.planning',
   'plan_run': 'plans.plan',
-  'planned_average': 'runs.average',
+  'planned_average': 'averages',
   'plot_coefficients': 'plots.coefficients',
   'plot_contrasts': 'plots.contrasts',
   'plot_density': 'plots.density',
@@ -34,7 +34,7 @@ _MODULES = {
   'replicate_noise': 'contrasts.noise',
   'report_html': 'reporting.report',
   'simulate_runs': 'fitting.simulate',
-  'write_runs': 'runs.table',
+  'write_runs': 'runs_table',
 }
 __all__ = list(_MODULES)
 

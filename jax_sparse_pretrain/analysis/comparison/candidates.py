@@ -24,7 +24,7 @@ from jax_sparse_pretrain.analysis.comparison.frantar import (
 )
 from jax_sparse_pretrain.analysis.fitting import plateau, power_terms
 from jax_sparse_pretrain.analysis.fitting.fit import fit_scaling_law
-from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.analysis.runs_table import Runs
 
 
 class Law(Protocol):

@@ -25,7 +25,7 @@ from jax_sparse_pretrain.analysis.comparison.splits import (
   levels,
   why_not,
 )
-from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.analysis.runs_table import Runs
 
 # Of log loss: equally good fits may differ by this.
 SMALL_SPREAD = 1e-4

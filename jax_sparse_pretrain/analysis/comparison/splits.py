@@ -8,7 +8,7 @@ import numpy as np
 from jax_sparse_pretrain.analysis.comparison.candidates import Candidate
 from jax_sparse_pretrain.analysis.fitting import design
 from jax_sparse_pretrain.analysis.fitting.law import FLOPS
-from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.analysis.runs_table import Runs
 
 # Of the runs, by compute, at the upper end; all within this part of the
 # lowest of them go along, since plans of equal compute end a little apart.

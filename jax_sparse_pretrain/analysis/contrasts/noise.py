@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.analysis.runs_table import Runs
 
 # Columns of a sweep's table that follow from the config, besides section.key.
 CONFIG_COLUMNS = (

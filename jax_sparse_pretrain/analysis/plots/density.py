@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jax_sparse_pretrain import text as tables
+from jax_sparse_pretrain.analysis.averages import Average
 from jax_sparse_pretrain.analysis.plots import labels, numerals, style
-from jax_sparse_pretrain.analysis.runs.counted import Average
 
 MOST_LABELS = 12
 LONGEST_LABEL = 26

@@ -11,7 +11,7 @@ from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.law import FLOPS, ScalingLaw
 from jax_sparse_pretrain.analysis.plots import numerals, sparsity, style
 from jax_sparse_pretrain.analysis.plots.law import MARGIN
-from jax_sparse_pretrain.analysis.runs.table import NAMES, Runs
+from jax_sparse_pretrain.analysis.runs_table import NAMES, Runs
 
 # A curve ends where its loss is this far above its least.
 RISE = 1.12

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from jax_sparse_pretrain.analysis.averages import Average
 from jax_sparse_pretrain.analysis.comparison.results import Comparison
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.plots import numerals, style
 from jax_sparse_pretrain.analysis.reporting import page as html
 from jax_sparse_pretrain.analysis.reporting import tables
 from jax_sparse_pretrain.analysis.reporting.tables import Intervals
-from jax_sparse_pretrain.analysis.runs.counted import Average
-from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.analysis.runs_table import Runs
 from jax_sparse_pretrain.text import span
 
 # Above this an SVG, of many runs, becomes a PNG.

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from jax_sparse_pretrain.analysis.averages import Average
 from jax_sparse_pretrain.analysis.comparison.results import Comparison
 from jax_sparse_pretrain.analysis.comparison.verdict import verdict
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.plots import numerals
 from jax_sparse_pretrain.analysis.reporting import page as html
 from jax_sparse_pretrain.analysis.reporting.compared import ERRORS, warnings
-from jax_sparse_pretrain.analysis.runs.counted import Average
-from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.analysis.runs_table import Runs
 from jax_sparse_pretrain.text import (
   ABOUT_OPEN,
   OPEN,

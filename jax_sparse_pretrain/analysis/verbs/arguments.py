@@ -2,8 +2,8 @@
 
 import argparse
 
-from jax_sparse_pretrain.analysis.runs.load import Runs, load_runs
-from jax_sparse_pretrain.analysis.runs.table import KINDS
+from jax_sparse_pretrain.analysis import Runs, load_runs
+from jax_sparse_pretrain.analysis.runs_table import KINDS
 
 # Names of the arguments of `add_runs`, but for its paths.
 OF_RUNS = ('column', 'where', 'drop_highest_loss', 'unfinished')

@@ -4,9 +4,8 @@ import argparse
 from collections.abc import Iterator, Sequence
 
 from jax_sparse_pretrain import text as tables
-from jax_sparse_pretrain.analysis.runs.counted import Average
-from jax_sparse_pretrain.analysis.runs.load import load_runs, write_runs
-from jax_sparse_pretrain.analysis.runs.workdirs import read_averages
+from jax_sparse_pretrain.analysis import load_runs, write_runs
+from jax_sparse_pretrain.analysis.averages import Average, read_averages
 from jax_sparse_pretrain.analysis.verbs import Answer, schedules
 from jax_sparse_pretrain.text import Line, count, short
 

@@ -8,7 +8,7 @@ from jax_sparse_pretrain.analysis.contrasts.contrast import (
   contrast_runs,
   read_places,
 )
-from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.analysis.runs_table import Runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

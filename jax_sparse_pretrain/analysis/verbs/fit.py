@@ -9,7 +9,7 @@ import numpy as np
 from jax_sparse_pretrain import text as tables
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.interaction import Interaction
-from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.analysis.runs_table import Runs
 from jax_sparse_pretrain.analysis.verbs import Answer, fitted
 from jax_sparse_pretrain.analysis.verbs.arguments import read_runs
 from jax_sparse_pretrain.text import Line

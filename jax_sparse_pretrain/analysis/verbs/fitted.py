@@ -14,7 +14,7 @@ from jax_sparse_pretrain.analysis.fitting.fit import (
   ScalingLawFit,
   fit_scaling_law,
 )
-from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.analysis.runs_table import Runs
 from jax_sparse_pretrain.analysis.verbs.arguments import (
   add_delta,
   add_parameters,

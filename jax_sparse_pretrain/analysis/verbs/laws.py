@@ -12,7 +12,7 @@ from jax_sparse_pretrain import text as tables
 from jax_sparse_pretrain.analysis.fitting.bootstrap import Bootstrap
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
-from jax_sparse_pretrain.analysis.runs.table import KINDS
+from jax_sparse_pretrain.analysis.runs_table import KINDS
 from jax_sparse_pretrain.analysis.verbs.fitted import MAX_RESAMPLES
 
 # Of fits that `ScalingLawFit.to_json` has written.

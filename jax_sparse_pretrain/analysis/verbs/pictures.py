@@ -5,6 +5,7 @@ import dataclasses
 
 import numpy as np
 
+from jax_sparse_pretrain.analysis.averages import Average, read_averages
 from jax_sparse_pretrain.analysis.fitting.law import FLOPS
 from jax_sparse_pretrain.analysis.plots.coefficients import plot_coefficients
 from jax_sparse_pretrain.analysis.plots.contrasts import plot_contrasts
@@ -16,9 +17,7 @@ from jax_sparse_pretrain.analysis.plots.isoflops import (
 from jax_sparse_pretrain.analysis.plots.law import plot_law
 from jax_sparse_pretrain.analysis.plots.predicted import plot_predicted
 from jax_sparse_pretrain.analysis.plots.schedules import plot_schedules
-from jax_sparse_pretrain.analysis.runs.counted import Average
-from jax_sparse_pretrain.analysis.runs.table import KINDS, Runs
-from jax_sparse_pretrain.analysis.runs.workdirs import read_averages
+from jax_sparse_pretrain.analysis.runs_table import KINDS, Runs
 from jax_sparse_pretrain.analysis.verbs import (
   contrasts,
   fitted,

@@ -10,11 +10,12 @@ import numpy as np
 
 from jax_sparse_pretrain import history, storage
 from jax_sparse_pretrain import text as tables
+from jax_sparse_pretrain.analysis.averages import Average
+from jax_sparse_pretrain.analysis.discovery import find_workdirs
 from jax_sparse_pretrain.analysis.fitting.bootstrap import check_level
 from jax_sparse_pretrain.analysis.plans.caveats import caveats
-from jax_sparse_pretrain.analysis.runs.average import Average, read_json
-from jax_sparse_pretrain.analysis.runs.table import NAMES
-from jax_sparse_pretrain.analysis.runs.workdirs import find_workdirs
+from jax_sparse_pretrain.analysis.runs_table import NAMES
+from jax_sparse_pretrain.analysis.training_log import read_json
 from jax_sparse_pretrain.analysis.verbs import Answer, schedules
 from jax_sparse_pretrain.analysis.verbs.laws import add_law, read_law
 from jax_sparse_pretrain.planning import MAX_STEPS

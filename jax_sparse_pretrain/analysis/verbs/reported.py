@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 
 from jax_sparse_pretrain import storage
+from jax_sparse_pretrain.analysis.averages import Average, read_averages
 from jax_sparse_pretrain.analysis.comparison.compare import compare_laws
 from jax_sparse_pretrain.analysis.comparison.results import Comparison
 from jax_sparse_pretrain.analysis.fitting.law import FLOPS, ScalingLaw
@@ -17,9 +18,7 @@ from jax_sparse_pretrain.analysis.plots.isoflops import (
 from jax_sparse_pretrain.analysis.plots.law import plot_law
 from jax_sparse_pretrain.analysis.plots.predicted import plot_predicted
 from jax_sparse_pretrain.analysis.reporting.report import Picture, Report
-from jax_sparse_pretrain.analysis.runs.counted import Average
-from jax_sparse_pretrain.analysis.runs.table import Runs
-from jax_sparse_pretrain.analysis.runs.workdirs import read_averages
+from jax_sparse_pretrain.analysis.runs_table import Runs
 from jax_sparse_pretrain.analysis.verbs import fitted
 from jax_sparse_pretrain.analysis.verbs.arguments import read_runs
 from jax_sparse_pretrain.analysis.verbs.pictures import known_kinds

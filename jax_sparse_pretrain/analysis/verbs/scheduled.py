@@ -8,7 +8,7 @@ from jax_sparse_pretrain.analysis.contrasts.ranking import (
   Ranking,
   rank_schedules,
 )
-from jax_sparse_pretrain.analysis.runs.scheduled import (
+from jax_sparse_pretrain.analysis.schedule_table import (
   Scheduled,
   read_scheduled,
 )

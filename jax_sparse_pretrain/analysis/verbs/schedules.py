@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain.analysis.averages import Average, planned_average
 from jax_sparse_pretrain.analysis.plans.planner import check_one_shot
-from jax_sparse_pretrain.analysis.runs.average import Average, planned_average
 from jax_sparse_pretrain.planning import Plan, plan
 from jax_sparse_pretrain.schedule import SHAPES
 

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 
 from jax_sparse_pretrain.analysis.fitting.simulate import simulate_runs
-from jax_sparse_pretrain.analysis.runs.table import NUMBERS, Runs, as_csv
+from jax_sparse_pretrain.analysis.runs_table import NUMBERS, Runs, as_csv
 from jax_sparse_pretrain.analysis.verbs import Answer
 from jax_sparse_pretrain.analysis.verbs.arguments import check_not_negative
 from jax_sparse_pretrain.analysis.verbs.laws import NUMBERS as LAW

@@ -15,6 +15,7 @@ setup(
   description='Sparse pre-training of language models in JAX',
   python_requires='>=3.11',
   packages=find_packages(include=['jax_sparse_pretrain*']),
+  package_data={'jax_sparse_pretrain.analysis': ['*.j2']},
   install_requires=[
     JAX,
     'absl-py>=2.1',
@@ -22,6 +23,7 @@ setup(
     'etils[epath]>=1.9',
     'flax>=0.12,<0.13',
     'grain>=0.2.16,<0.3',
+    'jinja2>=3.1',
     'matplotlib>=3.10.8',
     'ml-collections>=1.0,<2',
     'numpy>=2.0',

@@ -20,7 +20,7 @@ from jax_sparse_pretrain.analysis.__main__ import main
 from jax_sparse_pretrain.analysis.comparison import candidates, splits
 from jax_sparse_pretrain.analysis.comparison.verdict import verdict
 from jax_sparse_pretrain.analysis.runs_table import NUMBERS
-from jax_sparse_pretrain.analysis.verbs.compare import render
+from jax_sparse_pretrain.analysis.verbs.compare_runs import render
 
 TESTS = ('one_sparsity_out', 'largest_compute_out', 'dense_to_sparse')
 PLAIN = ('average N', 'final N', 'initial N')

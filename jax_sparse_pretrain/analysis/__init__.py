@@ -32,7 +32,7 @@ _MODULES = {
   'plot_schedules': 'plots.schedules',
   'rank_schedules': 'contrasts.ranking',
   'replicate_noise': 'contrasts.noise',
-  'report_html': 'reporting.report',
+  'report_html': 'report',
   'simulate_runs': 'fitting.simulate',
   'write_runs': 'runs_table',
 }

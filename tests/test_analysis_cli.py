@@ -409,6 +409,33 @@ def test_the_published_runs_are_fitted_as_their_page_says(
   assert abs(json.loads(average)['runs'][0]['density'] - 0.3984) < 0.0015
 
 
+def documented():
+  text = (ROOT / 'docs' / 'analysis.md').read_text()
+  blocks = re.findall(r'```\n\$ (.*)\n((?:(?!```).*\n)*)```', text)
+  for command, printed in blocks:
+    words = command.removeprefix(f'{PROGRAM} ')
+    # The resamples of these runs take long to settle.
+    marks = [pytest.mark.slow] if 't5.args' in words else []
+    yield pytest.param(words, printed, marks=marks, id=words.split()[0])
+
+
+@pytest.mark.parametrize(('words', 'printed'), list(documented()))
+def test_the_docs_show_what_the_commands_print(
+  words, printed, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setenv('COLUMNS', '80')
+  if '/tmp/chinchilla.json' in words:
+    law = str(tmp_path / 'law.json')
+    assert main(['fit', '@published_runs/chinchilla.args', '--out', law]) == 0
+    words = words.replace('/tmp/chinchilla.json', law)
+    capsys.readouterr()
+  command, _, hidden = words.partition(' 2> ')
+  assert main(shlex.split(command)) == 0
+  output = capsys.readouterr()
+  assert output.out + ('' if hidden else output.err) == printed
+
+
 FIT = ['fit', 'runs.csv']
 BAD_INPUT = {
   'no verb of that name': (['fti'], "invalid choice: 'fti'"),

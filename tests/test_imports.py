@@ -36,6 +36,7 @@ ALLOWED = {
   'runs/snapshots.py': {'storage'},
   'runs/summary.py': {'text'},
   'analysis': {
+    'command_line',
     'history',
     'schedule',
     'planning',
@@ -43,6 +44,7 @@ ALLOWED = {
     'config',
     'runs',
     'shipped',
+    'schema',
     'storage',
     'text',
     'analysis',

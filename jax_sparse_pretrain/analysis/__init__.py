@@ -4,7 +4,7 @@ import importlib
 
 # Public name -> its module, from here, imported when the name is first used.
 _MODULES = {
-  'Average': 'runs.counted',
+  'Average': 'averages',
   'Bootstrap': 'fitting.bootstrap',
   'Comparison': 'comparison.results',
   'Plan': '.planning',  # For `planned_average`, with `plan`.
@@ -12,17 +12,17 @@ _MODULES = {
   'Contrast': 'contrasts',
   'Noise': 'ranking',
   'Ranking': 'ranking',
-  'Runs': 'runs.table',
+  'Runs': 'runs_table',
   'ScalingLaw': 'fitting.law',
   'ScalingLawFit': 'fitting.fit',
-  'average_parameters': 'runs.average',
+  'average_parameters': 'averages',
   'compare_laws': 'comparison.compare',
   'contrast_runs': 'contrasts',
   'fit_scaling_law': 'fitting.fit',
-  'load_runs': 'runs.load',
+  'load_runs': 'loading',
   'plan': '.planning',
   'plan_run': 'next_runs',
-  'planned_average': 'runs.average',
+  'planned_average': 'averages',
   'plot_coefficients': 'plots.coefficient_picture',
   'plot_contrasts': 'plots.contrast_picture',
   'plot_density': 'plots.density_picture',
@@ -32,9 +32,9 @@ _MODULES = {
   'plot_schedules': 'plots.schedule_picture',
   'rank_schedules': 'ranking',
   'replicate_noise': 'ranking',
-  'report_html': 'reporting.report',
+  'report_html': 'report',
   'simulate_runs': 'fitting.law',
-  'write_runs': 'runs.table',
+  'write_runs': 'runs_table',
 }
 __all__ = list(_MODULES)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from jax_sparse_pretrain.analysis.fitting.bootstrap import Bootstrap
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
-from jax_sparse_pretrain.analysis.runs.table import NAMES
+from jax_sparse_pretrain.analysis.runs_table import NAMES
 from jax_sparse_pretrain.text import short, span
 
 FAR = 3.0  # times the largest fitted N or D, or below the smallest

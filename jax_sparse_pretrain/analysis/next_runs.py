@@ -14,7 +14,7 @@ import numpy as np
 from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain.analysis.aims import Aim, make_aim
 from jax_sparse_pretrain.analysis.caveats import caveats
-from jax_sparse_pretrain.analysis.fitting.bootstrap import check_level
+from jax_sparse_pretrain.analysis.fitting.design import check_level
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.rounding import Terms

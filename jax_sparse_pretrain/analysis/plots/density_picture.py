@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jax_sparse_pretrain.analysis.averages import Average
 from jax_sparse_pretrain.analysis.plots import labels, sparsity, style
-from jax_sparse_pretrain.analysis.runs.counted import Average
 from jax_sparse_pretrain.text import cut, percent, short
 
 MOST_LABELS = 12

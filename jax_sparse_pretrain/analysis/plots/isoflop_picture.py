@@ -11,7 +11,7 @@ from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.plots import sparsity, style
 from jax_sparse_pretrain.analysis.plots.law_picture import MARGIN
-from jax_sparse_pretrain.analysis.runs.table import NAMES, Runs
+from jax_sparse_pretrain.analysis.runs_table import NAMES, Runs
 from jax_sparse_pretrain.model.counts import training_flops
 from jax_sparse_pretrain.text import power
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.plots import labels, sparsity, style
-from jax_sparse_pretrain.analysis.runs.table import NAMES, Runs
+from jax_sparse_pretrain.analysis.runs_table import NAMES, Runs
 from jax_sparse_pretrain.text import power, short
 
 MOST_CURVES = 5

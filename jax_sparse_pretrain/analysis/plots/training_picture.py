@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.analysis.plots import labels, style
-from jax_sparse_pretrain.analysis.runs.workdir import (
+from jax_sparse_pretrain.analysis.training_log import (
   Phase,
   Run,
   change_steps,

@@ -1,6 +1,5 @@
 """A law on the command line: a file that `fit` wrote, or five numbers."""
 
-import argparse
 import dataclasses
 import json
 import os
@@ -8,52 +7,56 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from jax_sparse_pretrain import text as tables
-from jax_sparse_pretrain.analysis.fitting.bootstrap import Bootstrap
-from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
-from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
-from jax_sparse_pretrain.analysis.runs.table import KINDS
-from jax_sparse_pretrain.analysis.verbs.fitted import MAX_RESAMPLES
+from jax_sparse_pretrain import analysis
+from jax_sparse_pretrain import text as text_lib
+from jax_sparse_pretrain.analysis.runs_table import KINDS
+from jax_sparse_pretrain.analysis.verbs.arguments import MAX_RESAMPLES
 
-# Of fits that `ScalingLawFit.to_json` has written.
+# The resampling of files that `ScalingLawFit.to_json` alone has written.
 DEFAULT_RESAMPLING = {'n_resamples': 4000, 'seed': 0}
 NUMBERS = 'E=1.8,A=480,B=2100,alpha=0.35,beta=0.37'
 
 
 @dataclasses.dataclass(frozen=True)
 class GivenLaw:
-  """A law, and what is known of where it comes from.
+  """A law, and what is known of its origin.
 
   Attributes:
     law: the coefficients.
-    kind: of parameters that its N counts.
+    kind: the kind of parameters that N counts.
     fit: None for a law given as numbers.
-    resampling: of `ScalingLawFit.bootstrap`; None if it was left out.
+    resampling: the arguments of its bootstrap; None if it had none.
   """
 
-  law: ScalingLaw
+  law: 'analysis.ScalingLaw'
   kind: str = 'average'
-  fit: ScalingLawFit | None = None
+  fit: 'analysis.ScalingLawFit | None' = None
   resampling: Mapping[str, Any] | None = None
 
-  def bootstrap(self) -> Bootstrap | None:
-    """The resamples of the fit, drawn once more as they were."""
+  def bootstrap(self):
+    """The resamples of the fit, drawn once more as they were; or None."""
     if self.fit is None or self.resampling is None:
       return None
     return self.fit.bootstrap(**self.resampling)
 
 
-def add_law(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-    '--law',
-    required=True,
-    metavar='LAW',
-    help=f'a file that fit has written, or numbers: {NUMBERS}',
-  )
+@dataclasses.dataclass(frozen=True)
+class AskedLaw:
+  """The law on the command line.
+
+  Attributes:
+    law: a file that fit has written, or numbers:
+      E=1.8,A=480,B=2100,alpha=0.35,beta=0.37.
+  """
+
+  law: str
+
+  def read(self) -> GivenLaw:
+    return read_law(self.law)
 
 
 def read_law(text: str) -> GivenLaw:
-  """What `--law` stands for.
+  """The law that `--law` stands for.
 
   Raises:
     ValueError: naming the file, or the number.
@@ -68,8 +71,9 @@ def read_law(text: str) -> GivenLaw:
     values = [float(value) for _, _, value in pairs]
     if len(set(names)) < len(names):
       raise ValueError('a coefficient is there twice')
-    law = ScalingLaw.from_dict(dict(zip(names, values, strict=True)))
-    return GivenLaw(law)
+    return GivenLaw(
+      analysis.ScalingLaw.from_dict(dict(zip(names, values, strict=True)))
+    )
   except ValueError as error:
     raise ValueError(
       f'--law = {text}: {error}; expected numbers: {NUMBERS}'
@@ -79,7 +83,7 @@ def read_law(text: str) -> GivenLaw:
 def _from_file(path: pathlib.Path) -> GivenLaw:
   try:
     text = path.read_text()
-    fit, about = ScalingLawFit.from_json(text), json.loads(text)
+    fit, about = analysis.ScalingLawFit.from_json(text), json.loads(text)
   except ValueError as error:
     raise ValueError(
       f'--law = {path}: must be a file that fit has written: {error}'
@@ -91,7 +95,7 @@ def _from_file(path: pathlib.Path) -> GivenLaw:
     ('resampling', _is_resampling(resampling, len(fit.loss))),
   ):
     if not is_right:
-      value = tables.cut(repr(about.get(name)), 60)
+      value = text_lib.cut(repr(about.get(name)), 60)
       raise ValueError(
         f'--law = {path}: {name} = {value}: is not what fit has written, or '
         'the file was altered'

@@ -1,6 +1,6 @@
-"""Runs as arrays, and as the CSV file with the columns `COLUMNS`.
+"""Runs as arrays, and as a CSV file with the columns `COLUMNS`.
 
-`load_runs` makes them.
+`loading.load_runs` reads them.
 """
 
 import csv
@@ -15,7 +15,7 @@ import numpy as np
 
 from jax_sparse_pretrain import storage
 
-# Kind of parameters -> what tables and pictures call it.
+# Kind of parameters -> its name in tables and pictures.
 NAMES = {'average': 'N_avg', 'final': 'N final', 'initial': 'N initial'}
 KINDS = tuple(NAMES)
 NUMBERS = (
@@ -31,17 +31,18 @@ COLUMNS = ('run', *NUMBERS)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Runs:
-  """One element a run; NaN where a source does not say.
+  """Each array has one element for each run; NaN is a value not known.
 
   Attributes:
-    run: names, all different.
-    average_parameters: N_avg, nonzero linear parameters over training.
-    initial_parameters: N before pruning.
-    final_parameters: nonzero at the end.
-    sparsity: at the end, 1 - final / initial.
-    tokens: D, predicted in training.
-    loss: in nats per token.
-    others: further columns of tables, as text.
+    run: the names of the runs, all different.
+    average_parameters: N_avg, the mean over training of the nonzero linear
+      parameters.
+    initial_parameters: linear parameters before pruning.
+    final_parameters: nonzero linear parameters at the end.
+    sparsity: 1 - final_parameters / initial_parameters.
+    tokens: D, the tokens predicted in training.
+    loss: the final loss in nats per token.
+    others: the other columns of the tables, as text.
   """
 
   run: tuple[str, ...]
@@ -59,10 +60,10 @@ class Runs:
     return len(self.run)
 
   def parameters(self, kind: str = 'average') -> np.ndarray:
-    """N of a kind in `KINDS`, float64[n].
+    """The counts of one kind of `KINDS`, float64[n].
 
     Raises:
-      ValueError: if it is not known of every run, naming one.
+      ValueError: if the count of a run is not known, naming the run.
     """
     if kind not in KINDS:
       raise ValueError(f'parameters {kind!r}: must be one of {list(KINDS)}')
@@ -79,10 +80,10 @@ class Runs:
     return values
 
   def labels(self, name: str) -> tuple[str, ...]:
-    """A column as text, to group runs by.
+    """A column as text, for grouping runs.
 
     Raises:
-      ValueError: if there is no such column, naming those that are there.
+      ValueError: if there is no such column, naming the columns there are.
     """
     if name == 'run':
       return self.run
@@ -94,7 +95,7 @@ class Runs:
     raise ValueError(f'no column {name!r}; there are {known}')
 
   def select(self, which: np.ndarray) -> 'Runs':
-    """The runs of a mask or of indices."""
+    """The runs that a mask or indices pick."""
     index = np.arange(len(self))[which]
     others = {
       name: tuple(cells[i] for i in index)
@@ -109,18 +110,18 @@ class Runs:
 
   @property
   def fingerprint(self) -> str:
-    """SHA-256 of the numbers, in order; names do not enter."""
+    """SHA-256 of the numbers in their order, without the names."""
     rows = np.stack([getattr(self, name) for name in NUMBERS]).tolist()
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def write_runs(path: os.PathLike | str, runs: Runs) -> None:
-  """Writes a runs table; what is not known stays empty."""
+  """Writes a CSV table of runs; unknown values are empty cells."""
   storage.replace(path, as_csv(runs))
 
 
 def as_csv(runs: Runs) -> str:
-  """The text of a runs table."""
+  """The text of a CSV table of runs."""
   columns = [getattr(runs, name) for name in NUMBERS]
   text = io.StringIO()
   writer = csv.writer(text, lineterminator='\n')
@@ -131,7 +132,7 @@ def as_csv(runs: Runs) -> str:
 
 
 def _cell(value: float | str) -> str:
-  """As short as it can be without losing a bit."""
+  """The shortest text that keeps every bit."""
   if isinstance(value, str):
     return value
   if np.isnan(value):

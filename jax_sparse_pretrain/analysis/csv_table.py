@@ -1,4 +1,9 @@
-"""Tables of numbers as CSV files: every complaint names file, row, column."""
+"""CSV files of named columns; every complaint names file, row and column.
+
+The standard library reads them: polars and pandas load in 0.3 to 0.9 s, name
+neither the line of a bad cell nor the file, and would replace only the three
+lines that call `csv.reader`.
+"""
 
 import csv
 import dataclasses
@@ -11,23 +16,32 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Cells of a CSV file as they are written.
+  """The cells of a CSV file, as they are written.
 
   Attributes:
-    path: of the file.
+    path: the file.
     columns: name -> cells.
-    lines: line of the file that each row ends on, counted from 1.
+    lines: the line of the file on which each row ends, counted from 1.
   """
 
   path: pathlib.Path
   columns: Mapping[str, Sequence[str]]
   lines: Sequence[int]
 
+  @property
+  def names(self) -> str:
+    """The names of its columns, for a message."""
+    return ', '.join(map(repr, self.columns)) or 'none'
+
   def where(self, row: int, column: str) -> str:
     return f'{self.path}, row {self.lines[row]}, {column}'
 
   def numbers(self, name: str, empty: float | None = None) -> np.ndarray:
-    """A column as float64[n], with `empty` for its empty cells if allowed.
+    """A column as float64[n].
+
+    Args:
+      name: the column.
+      empty: the value of empty cells; without it they are refused.
 
     Raises:
       ValueError: if there is no such column, or one of its cells is not a
@@ -35,16 +49,15 @@ class Table:
     """
     if name not in self.columns:
       raise ValueError(
-        f'{self.path}: no column {name!r}; there are {quoted(self)}'
+        f'{self.path}: no column {name!r}; there are {self.names}'
       )
-    return np.array(
-      [
-        empty
-        if empty is not None and not cell.strip()
-        else _number(cell, self.where(row, name))
-        for row, cell in enumerate(self.columns[name])
-      ]
-    )
+    values = np.empty(len(self.lines))
+    for row, cell in enumerate(self.columns[name]):
+      if empty is not None and not cell.strip():
+        values[row] = empty
+      else:
+        values[row] = _number(cell, self.where(row, name))
+    return values
 
 
 def _number(cell: str, where: str) -> float:
@@ -58,21 +71,16 @@ def _number(cell: str, where: str) -> float:
   return value
 
 
-def quoted(table: Table) -> str:
-  """Its columns, for a message."""
-  return ', '.join(map(repr, table.columns)) or 'none'
-
-
 def read(path: pathlib.Path) -> Table:
   """Reads a CSV file whose first line names its columns.
 
-  Columns without a name are left out, and so are empty lines.
+  Empty lines and columns without a name are left out.
 
   Raises:
-    ValueError: if it is not such a file, naming it and the row.
+    ValueError: if the file is not such a table, naming the file and the row.
   """
   try:
-    # With or without the byte-order mark that spreadsheets write.
+    # Spreadsheets write a byte-order mark.
     text = path.read_text(encoding='utf-8-sig')
   except UnicodeDecodeError:
     raise ValueError(f'{path}: not a CSV file: no UTF-8 text') from None
@@ -85,21 +93,22 @@ def read(path: pathlib.Path) -> Table:
   if not rows:
     raise ValueError(f'{path}: is empty; its first line must name columns')
   (_, header), *body = rows
-  names = _checked_header([name.strip() for name in header], path)
+  names = [name.strip() for name in header]
+  _check_header(names, path)
   for line, row in body:
     if len(row) != len(names):
       raise ValueError(
         f'{path}, row {line}: {len(row)} cells, but {len(names)} columns'
       )
+  if not body:
+    raise ValueError(f'{path}: names columns but has no rows')
   columns = {
     name: [row[i] for _, row in body] for i, name in enumerate(names) if name
   }
-  if not body:
-    raise ValueError(f'{path}: names columns but has no rows')
   return Table(path, columns, [line for line, _ in body])
 
 
-def _checked_header(names: list[str], path: pathlib.Path) -> list[str]:
+def _check_header(names: Sequence[str], path: pathlib.Path) -> None:
   twice = sorted({name for name in names if name and names.count(name) > 1})
   if twice:
     raise ValueError(f'{path}: column {twice[0]!r} is there twice')
@@ -108,4 +117,3 @@ def _checked_header(names: list[str], path: pathlib.Path) -> list[str]:
       f'{path}: columns must be separated by commas; the first line is '
       f'{names[0]!r}'
     )
-  return names

@@ -1,10 +1,13 @@
 """Arithmetic and comparisons on named columns, read without `eval`.
 
-`6 * scale ** 2`, `'Training FLOP' / (6 * parameters)`, `sparsity == 0`: names
-are columns, and so are quoted strings, for names with spaces or dashes.
+Examples are `6 * scale ** 2`, `'Training FLOP' / (6 * parameters)` and
+`sparsity == 0`. Names stand for columns, and so do quoted strings: some names
+have spaces or dashes. The SQL expressions of polars do not replace this: they
+have no `**`, read single quotes as text, and allow functions.
 """
 
 import ast
+import functools
 import operator
 from collections.abc import Callable
 
@@ -40,11 +43,11 @@ def evaluate(expression: str, column: Column) -> np.ndarray:
   """The value of an expression.
 
   Args:
-    expression: of the grammar `ALLOWED`.
-    column: name -> float64[n], or a ValueError that names what there is.
+    expression: text in the grammar `ALLOWED`.
+    column: name -> float64[n]; raises a ValueError for an unknown name.
 
   Raises:
-    ValueError: for anything else, naming it.
+    ValueError: for text outside the grammar, naming it.
   """
   try:
     body = ast.parse(expression.strip(), mode='eval').body
@@ -52,7 +55,7 @@ def evaluate(expression: str, column: Column) -> np.ndarray:
     raise ValueError(
       f'{expression!r}: not an expression of {ALLOWED}'
     ) from None
-  # What is not finite is refused where it is used, with its row.
+  # Who uses the values refuses those that are not finite, and names the row.
   with np.errstate(all='ignore'):
     return np.asarray(_value(body, expression, column))
 
@@ -85,13 +88,11 @@ def _value(node: ast.expr, whole: str, column: Column):
   if type(op) not in _OPERATORS:
     part = ast.get_source_segment(whole.strip(), node)
     raise ValueError(f'{part!r}: not an expression of {ALLOWED}')
-  first, *rest = (_value(each, whole, column) for each in operands)
   apply = _OPERATORS[type(op)]
-  if not rest:
-    return apply(first)
-  for each in rest:
-    first = apply(first, each)
-  return first
+  values = [_value(each, whole, column) for each in operands]
+  if len(values) == 1:
+    return apply(*values)
+  return functools.reduce(apply, values)
 
 
 def _number(value: int | float) -> np.float64:

@@ -1,19 +1,15 @@
 """N_avg of runs, from their mask histories; or of a schedule, planned."""
 
-import argparse
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
-from jax_sparse_pretrain import text as tables
-from jax_sparse_pretrain.analysis.runs.counted import Average
-from jax_sparse_pretrain.analysis.runs.load import load_runs, write_runs
-from jax_sparse_pretrain.analysis.runs.workdirs import read_averages
-from jax_sparse_pretrain.analysis.verbs import Answer, schedules
+from jax_sparse_pretrain import analysis, text
+from jax_sparse_pretrain.analysis.averages import Average, read_averages
+from jax_sparse_pretrain.analysis.command import Answer, Words, verb
+from jax_sparse_pretrain.analysis.verbs.arguments import AskedSchedule
 from jax_sparse_pretrain.text import Line, count, short
 
-SUMMARY = 'average parameters of runs, exactly, or of a schedule'
-EXAMPLE = 'average WORKDIR'
-SUFFIXES = ('.json', '.csv')
-
+Workdirs = Annotated[Words, {'metavar': 'WORKDIR'}]
 # docs/pruning.md lists what leaves the plan on purpose.
 WHY_ANOTHER = (
   'as it may with blocks or channels of different sizes, or an updater that '
@@ -21,44 +17,40 @@ WHY_ANOTHER = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-    'workdirs',
-    nargs='*',
-    metavar='WORKDIR',
-    help='of a run, or a directory of workdirs; --out FILE.csv writes a '
-    'table of runs for the other verbs',
-  )
-  parser.add_argument(
-    '--unfinished',
-    action='store_true',
-    help='write unfinished runs to FILE.csv as they are',
-  )
-  schedules.add_schedule(parser)
+@verb('average WORKDIR', '.json', '.csv')
+def average(
+  workdirs: Workdirs,
+  schedule: AskedSchedule,
+  unfinished: bool = False,
+  out: str | None = None,
+) -> Answer:
+  """Average parameters of runs, exactly, or of a schedule.
 
-
-def answer(arguments: argparse.Namespace) -> Answer:
-  if schedules.is_given(arguments) == bool(arguments.workdirs):
+  Args:
+    workdirs: workdirs, or directories of workdirs; --out FILE.csv writes a
+      table of runs for the other verbs.
+    unfinished: write unfinished runs to FILE.csv as they are.
+  """
+  if schedule.is_given == bool(workdirs):
     raise ValueError('give workdirs, or the flags of a schedule; see --help')
-  planned = schedules.read_schedule(arguments)
+  planned = schedule.average()
   if planned:
-    if arguments.out and arguments.out.endswith('.csv'):
-      raise ValueError(f'--out = {arguments.out}: a plan has no loss; .json')
+    if out and out.endswith('.csv'):
+      raise ValueError(f'--out = {out}: a plan has no loss; .json')
     return Answer({'runs': [planned.as_dict()]}, _one(planned))
-  found = read_averages(arguments.workdirs)
+  found = read_averages(workdirs)
   if not found:
     raise ValueError('no run has logged a step yet')
-  text = _one(found[0]) if len(found) == 1 else _many(found)
+
+  def write_csv(path) -> None:
+    runs = analysis.load_runs(*workdirs, unfinished=unfinished)
+    analysis.write_runs(path, runs)
+
   return Answer(
-    data={'runs': [each.as_dict() for each in found]},
-    text=text,
-    warnings=tuple(_warnings(found)),
-    writers={
-      '.csv': lambda path: write_runs(
-        path,
-        load_runs(*arguments.workdirs, unfinished=arguments.unfinished),
-      )
-    },
+    {'runs': [each.as_dict() for each in found]},
+    _one(found[0]) if len(found) == 1 else _many(found),
+    list(_warnings(found)),
+    {'.csv': write_csv},
   )
 
 
@@ -74,10 +66,24 @@ def _warnings(found: Sequence[Average]) -> Iterator[str]:
 
 
 def _one(each: Average) -> str:
-  title = f'{each.run}: {each.steps:,} steps'
-  return '\n\n'.join(
-    [tables.listing(title, list(_lines(each))), *_phases(each)]
-  )
+  parts = [
+    text.listing(f'{each.run}: {each.steps:,} steps', list(_lines(each)))
+  ]
+  header = ['phase', 'from step', 'to', 'mean density', 'of steps']
+  rows = [
+    [
+      phase.name,
+      count(phase.start),
+      count(phase.end),
+      f'{phase.density:.2%}',
+      f'{(phase.end - phase.start) / each.steps:.1%}',
+      f'{phase.compute_fraction:.1%}',
+    ]
+    for phase in each.phases
+  ]
+  if rows:
+    parts.append(text.table('Phases', [*header, 'of compute'], rows))
+  return '\n\n'.join(parts)
 
 
 def _lines(each: Average) -> Iterator[Line]:
@@ -97,29 +103,6 @@ def _lines(each: Average) -> Iterator[Line]:
     yield Line('Compute', f'{each.compute_flops:.3e}', 'FLOPs, 6 N_avg D')
 
 
-def _phases(each: Average) -> list[str]:
-  header = [
-    'phase',
-    'from step',
-    'to',
-    'mean density',
-    'of steps',
-    'of compute',
-  ]
-  rows = [
-    [
-      phase.name,
-      count(phase.start),
-      count(phase.end),
-      f'{phase.density:.2%}',
-      f'{(phase.end - phase.start) / each.steps:.1%}',
-      f'{phase.compute_fraction:.1%}',
-    ]
-    for phase in each.phases
-  ]
-  return [tables.table('Phases', header, rows)] if rows else []
-
-
 def _many(found: Sequence[Average]) -> str:
   header = ['run', 'steps', 'N', 'N_avg', 'N_avg/N', 'final', 'D', 'FLOPs']
   rows = [
@@ -135,4 +118,4 @@ def _many(found: Sequence[Average]) -> str:
     ]
     for each in found
   ]
-  return tables.table('Average parameters', header, rows)
+  return text.table('Average parameters', header, rows)

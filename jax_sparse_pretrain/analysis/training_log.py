@@ -1,13 +1,14 @@
-"""One run, read from the files of its workdir."""
+"""What training has logged of one run: its losses, its masks, its phases."""
 
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jax_sparse_pretrain import history, storage
+from jax_sparse_pretrain.runs.workdir import Workdir
 
 
 class Series(NamedTuple):
@@ -26,7 +27,7 @@ class Phase(NamedTuple):
 
 
 class Run(NamedTuple):
-  """Metrics and mask history; losses in nats."""
+  """The metrics and the mask history of a run; losses are in nats."""
 
   name: str
   train: Series
@@ -42,16 +43,17 @@ class Run(NamedTuple):
 
 
 def read_run(workdir: pathlib.Path) -> Run:
-  """The files of a run, finished or not.
+  """Reads the files of a run, finished or not.
 
   Raises:
     FileNotFoundError: if the run has no metrics or no mask history.
     ValueError: for a malformed line, naming it, and for a run that has not
       logged a step yet.
   """
-  rows = _read_metrics(workdir / 'metrics.jsonl')
-  past = history.read(workdir / 'mask_history.jsonl')
-  summary = _read_summary(workdir / 'summary.json')
+  files = Workdir(workdir)
+  rows = _read_metrics(files.metrics)
+  past = history.read(files.history)
+  summary = read_json(files.summary)
   # Each file of an unfinished run may be ahead of the others.
   logged = [row['step'] for row in rows]
   steps = max([*logged, summary.get('steps', 0)])
@@ -69,25 +71,45 @@ def read_run(workdir: pathlib.Path) -> Run:
   )
 
 
-def _read_metrics(path: pathlib.Path) -> list[dict]:
-  # What follows the last newline is nothing, or a line being written.
-  lines = path.read_text().split('\n')[:-1]
-  return [
-    _parse(line, f'{path}, line {number}')
-    for number, line in enumerate(lines, start=1)
-  ]
+def read_json(path: pathlib.Path) -> Mapping[str, Any]:
+  """The JSON object in a file; empty if there is no file.
 
-
-def _parse(line: str, where: str) -> dict:
+  Raises:
+    ValueError: if the file holds anything else, naming it.
+  """
+  if not path.exists():
+    return {}
+  if not path.is_file():
+    raise ValueError(f'{path}: must be a file')
   try:
-    row = json.loads(line)
-    return {'step': int(row['step']), 'tokens': int(row['tokens']), **row}
-  except (KeyError, TypeError, ValueError) as error:
-    raise ValueError(f'{where}: no step and tokens: {error!r}') from None
+    found = json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f'{path}: not JSON: {error}') from None
+  if not isinstance(found, dict):
+    raise ValueError(f'{path}: must be a JSON object')
+  return found
 
 
-def _read_summary(path: pathlib.Path) -> Mapping:
-  return json.loads(path.read_text()) if path.exists() else {}
+def logged_steps(workdir: pathlib.Path) -> int:
+  """The steps that the metrics of a run tell of; 0 before the first."""
+  path = Workdir(workdir).metrics
+  rows = _read_metrics(path) if path.is_file() else []
+  return max((row['step'] for row in rows), default=0)
+
+
+def _read_metrics(path: pathlib.Path) -> list[dict]:
+  rows = []
+  # After the last newline there is nothing, or a line that is being written.
+  for number, line in enumerate(path.read_text().split('\n')[:-1], start=1):
+    try:
+      row = json.loads(line)
+      row.update(step=int(row['step']), tokens=int(row['tokens']))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+      raise ValueError(
+        f'{path}, line {number}: no step and tokens: {error!r}'
+      ) from None
+    rows.append(row)
+  return rows
 
 
 def _series(rows: Sequence[Mapping], name: str) -> Series:
@@ -100,15 +122,8 @@ def _series(rows: Sequence[Mapping], name: str) -> Series:
   )
 
 
-def logged_steps(workdir: pathlib.Path) -> int:
-  """Steps of a run by its metrics; 0 if it has not logged one yet."""
-  path = workdir / 'metrics.jsonl'
-  rows = _read_metrics(path) if path.is_file() else []
-  return max((row['step'] for row in rows), default=0)
-
-
 def phases(run: Run) -> list[Phase]:
-  """Those of `phases_in_steps`, in tokens."""
+  """The phases of a run, in tokens."""
   scale = run.past.header.tokens_per_step
   return [
     Phase(each.name, each.start * scale, each.end * scale)
@@ -119,11 +134,16 @@ def phases(run: Run) -> list[Phase]:
 def phases_in_steps(
   past: history.History, end: int, completed: bool
 ) -> list[Phase]:
-  """Dense, pruning, recovery; empty for a run that never pruned.
+  """Dense, pruning and recovery; empty for a run that never pruned.
 
   Pruning lasts from the first change of the count to the last. An unfinished
   run counts as pruning until it has gone without a change for longer than
   ever before.
+
+  Args:
+    past: the mask history of the run.
+    end: the steps of the run.
+    completed: whether the run has ended.
   """
   changes = change_steps(past)
   if not changes:
@@ -132,20 +152,16 @@ def phases_in_steps(
   longest_gap = max(np.diff(changes), default=0)
   if not completed and end - last <= longest_gap:
     last = end
-  bounds = {
-    'dense': (0, first),
-    'pruning': (first, last),
-    'recovery': (last, end),
-  }
-  return [
-    Phase(name, start, stop)
-    for name, (start, stop) in bounds.items()
-    if stop > start
-  ]
+  spans = (
+    Phase('dense', 0, first),
+    Phase('pruning', first, last),
+    Phase('recovery', last, end),
+  )
+  return [each for each in spans if each.end > each.start]
 
 
 def change_steps(past: history.History) -> list[int]:
-  """Steps at which the count of nonzero parameters changes."""
+  """The steps at which the count of nonzero parameters changes."""
   before = past.header.linear_parameters
   changes = []
   for row in past.rows:

@@ -12,7 +12,8 @@ call of a function; what runs while a module is imported does not count.
 
 - A mask update, from config to history row: a sparse run of eight steps trains.
   Counted are `config.py`, the files of `pruning/`, `schedule.py`, `planning.py`
-  and `history.py` of which a function runs, and the files that call them.
+  and `history.py` of which a function runs, and the files that call them; not
+  the picture that `analysis/` draws of the history afterwards.
 - A fit, from runs.csv to figure: `analysis fit` reads the runs of
   `results/small`, and `analysis plot law` draws the law. Every file counts of
   which a function runs, those of the command line included.
@@ -108,6 +109,7 @@ def measure(tree: pathlib.Path) -> dict[str, str | set[str]]:
   names = [path.name for path in sources if path.name[0] != '_']
   with tempfile.TemporaryDirectory() as scratch:
     update = flow(tree, scratch, PRUNING, TRAIN) | {'config.py'}
+    update = {f for f in update if not f.startswith('analysis/')}
     fit = flow(tree, scratch, '', FIT, PLOT)
   return {
     'modules': f'{len(sources):,}',

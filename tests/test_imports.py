@@ -1,6 +1,7 @@
 """Who may import whom, read from the sources."""
 
 import ast
+import collections
 import graphlib
 import importlib.util
 import json
@@ -188,6 +189,12 @@ def test_no_imports_go_in_a_circle():
       if module in modules
     }
   assert len(list(graphlib.TopologicalSorter(graph).static_order())) > 50
+
+
+def test_no_two_modules_share_a_name():
+  names = [p.name for p in PACKAGE.rglob('*.py') if p.name[:2] != '__']
+  counts = collections.Counter(names)
+  assert [name for name, n in counts.items() if n > 1] == []
 
 
 def test_one_module_touches_the_private_parts_of_jax():

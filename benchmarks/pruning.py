@@ -7,7 +7,7 @@ in turn, in an order drawn anew each round. Ratios are over ours, medians and
 errors as in `benchmarks.step`.
 
 sort: the threshold from a sorted copy; keeps more than k where weights tie.
-jaxpruner: its topk_mask_calculator, an argsort, where it can be imported.
+jaxpruner: its topk_mask_calculator, an argsort, if it can be imported.
 31 passes: 31 times the number of weights at or above a threshold, which is
 what a bisection on the bits of a float32 counts.
 """
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from benchmarks.step import interleaved, ratio
 from jax_sparse_pretrain.pruning import DISTRIBUTIONS, Kernel, keep_largest
+from jax_sparse_pretrain.pruning.jaxpruner import load_jaxpruner
 
 KEPT = 0.6
 
@@ -52,11 +53,9 @@ def by_sort(weight: jax.Array):
 
 def by_jaxpruner(weight: jax.Array):
   """None where jaxpruner is not installed."""
-  if not hasattr(jax, 'tree_map'):
-    jax.tree_map = jax.tree.map  # Gone since jax 0.6; jaxpruner needs it.
   try:
-    from jaxpruner import mask_calculator
-  except ImportError:
+    mask_calculator = load_jaxpruner().mask_calculator
+  except ValueError:
     return None
 
   @jax.jit

@@ -4,10 +4,11 @@
     v5e-256/fsdp=64,tensor=4
 
 compiles the train step of each model for each mesh, ahead of time, and prints
-a table in Markdown; what is not given of a mesh is 1. Everything is of one
-device, messages as the bytes that it sends. A question mark: the length of some
-loop could not be read, and FLOPs, bytes and messages are too low. A case is
-compiled in a process of its own, which decides how many fake devices it has.
+a table in Markdown. An axis that is not given is 1. Every number is for one
+device; messages are the bytes that it sends. A question mark says that the
+length of some loop could not be read, so that FLOPs, bytes and messages are too
+low. Each case is compiled in a process of its own, which decides how many fake
+devices it has.
 """
 
 import argparse
@@ -15,11 +16,12 @@ import concurrent.futures
 import multiprocessing
 from collections.abc import Sequence
 
-from jax_sparse_pretrain import command_line
-from jax_sparse_pretrain.compile_ahead import program, report, topology
+from jax_sparse_pretrain import command_line, compile_ahead
+from jax_sparse_pretrain.compile_ahead.program import CompiledStep
+from jax_sparse_pretrain.text import size
 
 SIZES = ('c4_58m', 'c4_162m', 'c4_468m', 'c4_1b')
-# Alike for all, so that what differs is the model and the mesh.
+# The same for all, so that only the model and the mesh differ.
 ALIKE = {'model.remat': True, 'batch_size': 256, 'accumulation_steps': 4}
 HEADER = (
   *('model', 'mesh', 'state', 'temporaries', 'all', 'fits', 'FLOPs'),
@@ -35,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   parser.add_argument('meshes', nargs='+', metavar='TOPOLOGY/AXIS=N,...')
   parser.add_argument('--sizes', nargs='+', choices=SIZES, default=SIZES)
-  parser.add_argument('--rows', type=int, help='a step, in place of 256')
+  parser.add_argument(
+    '--rows', type=int, help='rows of a step, in place of 256'
+  )
   args = parser.parse_args(argv)
   print('|', ' | '.join(HEADER), '|')
   print('|---|---|' + '---:|' * (len(HEADER) - 2))
@@ -59,27 +63,28 @@ def row(name: str, mesh: str, rows: int | None = None) -> list[str]:
   config = command_line.load_config(
     f'configs/{name}.py', [f'--config.{k}={v}' for k, v in keys.items()]
   )
-  ahead = program.compile_ahead(config, topology.parse(where))
-  return [name.removeprefix('c4_'), mesh, *_cells(ahead)]
+  topology = compile_ahead.parse_topology(where)
+  step = compile_ahead.compile_train_step(config, topology)
+  return [name.removeprefix('c4_'), mesh, *_cells(step)]
 
 
-def _cells(ahead: program.Ahead) -> list[str]:
-  state = report.size(sum(ahead.state))
-  if ahead.memory is None:
+def _cells(step: CompiledStep) -> list[str]:
+  state = size(sum(step.state.values()))
+  if step.memory is None:
     n = len(HEADER) - 6
-    return [state, '', '', ahead.refusal, *[''] * n, f'{ahead.seconds:.0f} s']
-  sent = {c.kind: c.sent for c in ahead.step.collectives}
+    return [state, '', '', step.refusal, *[''] * n, f'{step.seconds:.0f} s']
+  sent = {c.kind: c.sent for c in step.step.collectives}
   return [
     state,
-    report.size(ahead.memory.temporaries),
-    report.size(ahead.memory.total),
-    {True: 'yes', False: 'NO', None: ''}[ahead.fits],
-    f'{ahead.step.flops:.3g}' + ('?' if ahead.step.loops else ''),
-    report.size(ahead.step.n_bytes),
-    *(report.size(sent.pop(kind, 0)) for kind in MEASURED),
-    report.size(sum(sent.values())),
-    report.size(sum(c.sent for c in ahead.update.collectives)),
-    f'{ahead.seconds:.0f} s',
+    size(step.memory.temporaries),
+    size(step.memory.total),
+    {True: 'yes', False: 'NO', None: ''}[step.fits],
+    f'{step.step.flops:.3g}' + ('?' if step.step.loops else ''),
+    size(step.step.n_bytes),
+    *(size(sent.pop(kind, 0)) for kind in MEASURED),
+    size(sum(sent.values())),
+    size(sum(c.sent for c in step.update.collectives)),
+    f'{step.seconds:.0f} s',
   ]
 
 

@@ -47,12 +47,14 @@ def our_step(config: Config):
   state = experiment.init()
   # Past the last update: the masks are those of the final sparsity.
   end = experiment.plan.schedule.end
-  state, _ = experiment.train_step(state, rows, experiment.controls(end))
+  state, _ = experiment.programs.train_step(
+    state, rows, experiment.controls(end)
+  )
   controls = experiment.controls(end + 1)
 
   def step(prune=False):
     nonlocal state
-    state, metrics = experiment.train_step(
+    state, metrics = experiment.programs.train_step(
       state, rows, experiment.controls(end) if prune else controls
     )
     return metrics

@@ -3,44 +3,88 @@
 import argparse
 import contextlib
 import functools
+import os
 import pathlib
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
 from jax_sparse_pretrain import config as config_lib
-from jax_sparse_pretrain import schema
+from jax_sparse_pretrain import schema, shipped
 
-# How a process ends; schedulers and the scripts in `launch/` read it.
-FAILED = 1  # In every process of the run.
+# Exit statuses, which schedulers and the scripts in `launch/` read.
+FAILED = 1  # The run failed, in every process.
 BAD_INPUT = 2
-LOST = 69  # Others are missing: start again. EX_UNAVAILABLE of sysexits.
-FAILED_ALONE = 70  # In this process of several. EX_SOFTWARE.
-STOPPED = 75  # On request, the state saved: start again. EX_TEMPFAIL.
+LOST = 69  # Other processes are missing: start again. EX_UNAVAILABLE.
+FAILED_ALONE = 70  # This process of several failed. EX_SOFTWARE.
+STOPPED = 75  # Stopped on request, the state saved: start again. EX_TEMPFAIL.
 
 
 class Parser(argparse.ArgumentParser):
-  """Refuses with a ConfigError."""
+  """A parser that refuses with a ConfigError."""
 
   def error(self, message: str) -> NoReturn:
     raise config_lib.ConfigError(f'{message}; see --help')
 
 
-def load_config(path: str, overrides: Sequence[str]) -> config_lib.Config:
-  """Config file and `--config.KEY=VALUE` overrides -> checked config.
+def run_and_exit(main: Callable[[], int]) -> NoReturn:
+  """Runs a command as a process: a warning is one line, `main` the status."""
+  warnings.formatwarning = lambda message, *_, **__: f'warning: {message}\n'
+  sys.exit(main())
+
+
+def load_config(
+  name: str | os.PathLike,
+  overrides: Sequence[str] | Mapping[str, Any] = (),
+) -> config_lib.Config:
+  """A config file with overrides -> checked config.
+
+  Args:
+    name: a path, or the name of a shipped config; `NAME:ARGUMENT` passes an
+      argument to its `get_config`.
+    overrides: words `--config.SECTION.KEY=VALUE`, or a mapping
+      {'section.key': value}.
 
   Raises:
     ConfigError: for anything that is not a valid config.
   """
   from ml_collections import config_flags
 
-  if not pathlib.Path(path.split(':')[0]).is_file():
-    raise config_lib.ConfigError(f'--config = {path}: must be a file')
-  argv = ['train', f'--config={path}', *overrides]
+  path = find_config(os.fspath(name))
+  are_words = not isinstance(overrides, Mapping)
+  argv = ['train', f'--config={path}', *(overrides if are_words else ())]
   define = functools.partial(config_flags.DEFINE_config_file, 'config')
-  return config_lib.from_dict(read_flags(path, define, argv))
+  values = read_flags(path, define, argv)
+  if not are_words:
+    values = schema.altered(values, overrides)
+  return config_lib.from_dict(values)
+
+
+def find_config(name: str) -> str:
+  """The path of a config file, with the argument that may follow a colon.
+
+  Args:
+    name: a path, which comes first, or the name of a shipped config, such as
+      `smoke`.
+
+  Raises:
+    ConfigError: if there is neither; lists the shipped names.
+  """
+  path, colon, argument = name.partition(':')
+  if pathlib.Path(path).is_file():
+    return name
+  known = {file.stem: file for file in shipped.folder('configs').glob('*.py')}
+  found = known.get(path.removesuffix('.py'))
+  if found is None:
+    raise config_lib.ConfigError(
+      f'--config = {path}: must be a file, or one of the configs that come '
+      f'with the package: {", ".join(sorted(known))}'
+    )
+  return f'{found}{colon}{argument}'
 
 
 def read_flags(path: str, define: Callable, argv: list[str]) -> dict[str, Any]:
@@ -63,9 +107,9 @@ def read_flags(path: str, define: Callable, argv: list[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def running_file(path: str) -> Iterator[None]:
-  """A config file may import those beside it, as a script may.
+  """A context for a config file, which may import files beside it.
 
-  Its errors are ConfigErrors: the file is the user's, and may do anything.
+  The file is the user's and may do anything, so its errors are ConfigErrors.
   """
   folder = str(pathlib.Path(path.split(':')[0]).parent.resolve())
   sys.path.insert(0, folder)
@@ -82,26 +126,29 @@ def running_file(path: str) -> Iterator[None]:
 class StopRequest:
   """Turns the first SIGTERM or SIGINT into a flag that the loop polls.
 
-  A second SIGINT interrupts at once. Use as a context manager; the handlers
-  of before are put back at the end.
+  A second SIGINT interrupts at once. A context manager, which restores the
+  earlier handlers at its end. Outside the main thread, where Python can
+  install no handlers, it hears nothing.
   """
 
   SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
   def __init__(self):
     self.signal: signal.Signals | None = None
+    self._before: dict[int, Any] = {}
 
   @property
   def name(self) -> str:
-    """Of what asked to stop."""
+    """The name of the signal that asked to stop."""
     return self.signal.name
 
   def is_due(self) -> bool:
-    """Whether the run is to stop after the step that is finished."""
+    """Whether the run is to stop after the step just finished."""
     return self.signal is not None
 
   def __enter__(self) -> 'StopRequest':
-    self._before = {s: signal.signal(s, self._request) for s in self.SIGNALS}
+    if threading.current_thread() is threading.main_thread():
+      self._before = {s: signal.signal(s, self._request) for s in self.SIGNALS}
     return self
 
   def __exit__(self, *exception) -> None:

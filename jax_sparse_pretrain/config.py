@@ -1,7 +1,7 @@
 """An experiment: every key, its type, default and range.
 
-The defaults are the recipe of the paper (arXiv 2501.12486); a file in
-`configs/` states what it changes. Standard library only.
+The defaults are the paper's recipe (arXiv 2501.12486). A file in `configs/`
+states what it changes. Standard library only.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from jax_sparse_pretrain.schema import (
   AXIS,
   BELOW_ONE,
   FRACTION,
+  NOT_NEGATIVE,
   POSITIVE,
   Allowed,
   ConfigError,
@@ -60,27 +61,27 @@ class Data:
   text_feature: str = fixed('text')  # tfds feature, or JSONL field
   train_split: str = fixed('train')  # tfds only
   validation_split: str = fixed('validation')  # tfds only
-  # stdlib and text: share of documents held out, by a hash of their name.
+  # stdlib and text: share of documents held out, by a hash of their names.
   validation_fraction: float = fixed(
     0.05, Allowed('in (0, 1)', lambda value: 0 < value < 1)
   )
-  # stdlib and text: cut files at the end of a line into documents of about so
-  # many bytes; 0: whole. A short run sees few whole files, and its loss depends
-  # on which. A file's pieces are all held out, or none.
+  # stdlib and text: cut files, at the ends of lines, into documents of about
+  # this many bytes; 0: keep them whole. A short run sees few whole files, and
+  # its loss depends on which. A file's pieces are all held out, or none.
   piece_bytes: int = fixed(0, at_least(0))
   tokenizer: Literal['bytes', 'sentencepiece', 'huggingface'] = fixed(
     'sentencepiece'
   )
   tokenizer_path: str = fixed('')  # .model (sentencepiece), .json (huggingface)
-  # Independent document streams a batch is woven from; row i of a batch comes
-  # from stream i mod streams. 0: one stream a row.
+  # Independent streams of documents that make a batch; row i of a batch comes
+  # from stream i mod streams. 0: one stream for each row.
   streams: int = fixed(0, at_least(0))
   prefetch: int = free(4, at_least(0))  # batches prepared ahead by a thread
 
 
 @dataclasses.dataclass(frozen=True)
 class Duration:
-  """How long to train. `dense_steps`: the compute of that many dense steps."""
+  """How long to train; `dense_steps` is the compute of so many dense steps."""
 
   value: int = key(10_000, POSITIVE)
   unit: Literal['steps', 'tokens', 'dense_steps'] = key('dense_steps')
@@ -95,7 +96,7 @@ class Optimizer:
     key('cosine')
   )
   warmup_fraction: float = key(0.01, BELOW_ONE)  # of all steps
-  # Of warm-up, if not 0, in place of warmup_fraction: runs that differ in
+  # If not 0, steps of warm-up in place of warmup_fraction: runs that differ in
   # length then begin alike.
   warmup_steps: int = key(0, at_least(0))
   decay_fraction: float = key(0.2, FRACTION)  # warmup_stable_decay only
@@ -110,11 +111,11 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Pruning:
-  """Which share of the linear parameters goes, when."""
+  """Which share of the linear parameters is pruned, and when."""
 
   sparsity: float = key(0.0, BELOW_ONE)  # 0: a dense run
   library: Literal['builtin', 'jaxpruner'] = fixed('builtin')
-  # builtin: magnitude or random. jaxpruner: any updater that it registers.
+  # builtin: magnitude or random. jaxpruner: any of its registered updaters.
   algorithm: str = fixed('magnitude')
   # jaxpruner only: (name, value) pairs of its other keys.
   options: tuple[tuple[str, str], ...] = fixed(())
@@ -122,11 +123,11 @@ class Pruning:
     'geometric', 'cubic', 'polynomial', 'linear', 'one_shot', 'constant'
   ] = key('geometric')
   power: float = key(3.0, POSITIVE)  # of 'polynomial'
-  # One threshold over all kernels, or a sparsity for each layer: the same, or
-  # in proportion to its dimensions (Erdos-Renyi).
+  # global: one threshold over all kernels. uniform: the same sparsity in each
+  # layer. erk: a sparsity by the layer's dimensions (Erdos-Renyi).
   distribution: Literal['global', 'uniform', 'erk'] = key('global')
   exempt: tuple[str, ...] = fixed(())  # patterns of kernels that stay dense
-  # (pattern, sparsity) pairs for kernels that differ; 'uniform' and 'erk'.
+  # (pattern, sparsity) pairs for kernels that differ; uniform and erk only.
   sparsities: tuple[tuple[str, float], ...] = fixed(())
   start: float = key(0.25, at_least(0))
   end: float = key(0.75, at_least(0))
@@ -142,15 +143,16 @@ class Pruning:
   axis: int = fixed(-1)  # n_by_m and channel
   block_height: int = fixed(4, at_least(1))  # along the first axis
   block_width: int = fixed(4, at_least(1))  # along the second
-  # Masks before the forward pass of their step, or as jaxpruner has it, after
-  # the backward pass, and pruned weights get gradients.
+  # before: a mask update comes before the forward pass of its step. after: it
+  # comes after the backward pass, as in jaxpruner, and pruned weights get
+  # gradients.
   order: Literal['before', 'after'] = fixed('before')
   mask_gradients: bool = fixed(False)  # in the order 'after'
   regrow: bool = fixed(False)  # whether a pruned weight may return
   pack_masks: bool = fixed(False)  # one bit a weight instead of one byte
   snapshots: tuple[int, ...] = free(())  # finished steps to save the masks at
-  # Steps between mask updates. The ramp is a whole number of them, but for
-  # the last where start and end are given in steps.
+  # Steps between mask updates. The ramp is a whole number of such periods; if
+  # start and end are given in steps, the last period may be shorter.
   every: int = key(50, at_least(1))
 
 
@@ -184,7 +186,7 @@ class Logging:
   tensorboard: bool = free(True)
   wandb_project: str = free('')  # empty: no Weights & Biases
   # FLOP/s of one device for MFU; 0: looked up by the device's name.
-  peak_flops: float = free(0.0, at_least(0))
+  peak_flops: float = free(0.0, NOT_NEGATIVE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,13 +235,14 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 def alterations(
   old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> dict[str, list[str]]:
-  """Keys that differ, as `key: old -> new`, by what the change takes.
+  """Keys that differ, sorted by what it takes to go on with the new value.
 
-  Takes the nested dicts of `dataclasses.asdict`; `old` may lack keys that
-  this version added.
+  Args:
+    old: nested dict of a config; may lack keys that a later version added.
+    new: nested dict of a config.
 
   Returns:
-    Lists under 'nothing', 'fork' and 'new run'.
+    Lists of `key: old -> new` under 'nothing', 'fork' and 'new run'.
   """
   old_leaves = dict(schema.leaves(old))
   changes = {'nothing': [], 'fork': [], 'new run': []}
@@ -251,7 +254,7 @@ def alterations(
   return changes
 
 
-# Checks that involve more than one key: (whether it holds, what to say if not).
+# Checks that involve more than one key: (whether it holds, the message if not).
 _Check = tuple[bool, str]
 
 

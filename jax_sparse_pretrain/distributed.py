@@ -1,19 +1,14 @@
-"""What the processes of a run tell each other, beside the arrays.
+"""Several processes of one run: how they join, agree, stop and leave.
 
-Goes through the key-value store of JAX's coordination service, so that it
-needs no devices, compiles nothing and waits as long as the slowest process
-takes. JAX has no public name for its client; Orbax uses it in the same way.
+Each process looks after some of the devices. A cluster says which process is
+which; where none does, the user says so (`Options`). The processes agree on
+values, errors and stops through the key-value store of JAX's coordination
+service: it needs no devices, compiles nothing, and waits as long as the slowest
+process takes. When a process is lost, the others leave with a line that names
+it, instead of waiting for it or ending in a stack trace.
 
-Notices that a process of the run is gone, and leaves with a line on it.
-
-Who is alive, JAX's coordination service knows from heartbeats. By itself the
-runtime then ends every process with a stack trace, and a collective fails
-without telling whose fault it is, or waits.
-
-Joins the processes of a run, by JAX's distributed runtime.
-
-One process of a run looks after some of its devices. Where a cluster starts
-several, JAX finds that out; where it does not, the user says which is which.
+JAX has no public name for the client of that service, nor for asking a cluster
+how many processes there are. Only this module touches `jax._src`.
 """
 
 import contextlib
@@ -24,7 +19,6 @@ import os
 import pathlib
 import pickle
 import re
-import select
 import signal
 import socket
 import sys
@@ -46,10 +40,17 @@ from jax_sparse_pretrain.schema import ConfigError, one_line
 
 T = TypeVar('T')
 
-# A process that is lost ends the wait; one that is slow does not.
-_DAY_MS = 24 * 3600 * 1000
-_numbers = itertools.count(1)
 _state = runtime.global_state
+_numbers = itertools.count(1)
+_leaving = threading.Lock()
+# A lost process ends the wait; a slow one does not.
+_DAY_MS = 24 * 3600 * 1000
+_POLL_SECONDS = 1.0
+# Outside of an indexed job, JAX takes any pod for one of several processes.
+_NEEDED = {'K8sCluster': 'JOB_COMPLETION_INDEX'}
+
+
+# Agreement.
 
 
 def is_primary() -> bool:
@@ -58,7 +59,7 @@ def is_primary() -> bool:
 
 
 def is_alone() -> bool:
-  """Whether there are no other processes."""
+  """Whether the run has this process only."""
   return _state.client is None
 
 
@@ -66,16 +67,16 @@ def gather(value: T) -> list[T]:
   """The values of all processes, in their order. All of them have to call it.
 
   Args:
-    value: can be pickled.
+    value: anything that can be pickled.
   """
   client, process = _state.client, _state.process_id
   if client is None:
     return [value]
   number = next(_numbers)
-  before, now = _key(number - 1), _key(number)
+  before, now = (f'jax_sparse_pretrain/{n}' for n in (number - 1, number))
   client.key_value_set_bytes(f'{now}/{process}', pickle.dumps(value))
   client.wait_at_barrier(now, _DAY_MS)
-  # All have read what was there before, or they would not have come here.
+  # All have read the values of before, or they would not have come here.
   client.key_value_delete(f'{before}/{process}')
   pickled = {
     int(name.rsplit('/', 1)[1]): text
@@ -88,8 +89,9 @@ def together(function: Callable[[], T]) -> T:
   """What `function()` returns here, once it has returned in every process.
 
   Raises:
-    Exception: what it raises here; else, if it fails in another process, a
-      one of ours or a RuntimeError that names the process.
+    Exception: the one that `function` raises here. If it fails in another
+      process only, an exception of this package if it is one there, else a
+      RuntimeError; both name the process.
   """
   result, error = None, None
   try:
@@ -106,9 +108,11 @@ def together(function: Callable[[], T]) -> T:
   return result
 
 
-def is_agreed(error: BaseException) -> bool:
-  """Whether all processes raise it, or one like it, in the same place."""
-  return getattr(error, 'is_agreed', False)
+def _described(error: Exception) -> tuple[type[Exception], str]:
+  # The exceptions of this package can be made from a text; others need not.
+  if type(error).__module__.startswith('jax_sparse_pretrain'):
+    return type(error), str(error)
+  return RuntimeError, f'{type(error).__name__}: {error}'
 
 
 def on_primary(function: Callable[[], T]) -> T:
@@ -127,7 +131,8 @@ def check_alike(resolved: dict[str, Any]) -> None:
     resolved: what `config.json` is to hold, and flags.
 
   Raises:
-    ConfigError: naming a process and in what it differs from the first.
+    ConfigError: names a process and the keys in which it differs from the
+      first.
   """
   first, *others = (dict(schema.leaves(each)) for each in gather(resolved))
 
@@ -147,230 +152,37 @@ def check_shared(workdir: pathlib.Path) -> None:
   """Refuses a workdir that is another directory in another process.
 
   Raises:
-    ConfigError: naming a process that does not see what the primary writes.
+    ConfigError: names a process that does not see what the primary writes.
   """
   if is_alone():
     return
-  # A name that no process can have looked up before, and cached as missing.
+  # A new name: no process can have looked it up and cached it as missing.
   mark = workdir / on_primary(lambda: f'.shared-{uuid.uuid4().hex}')
+
+  def check() -> None:
+    if not mark.exists():
+      raise ConfigError(
+        f'--workdir = {workdir}: must be a directory that all processes '
+        'share, and holds nothing of process 0'
+      )
+
   on_primary(mark.touch)
   try:
-    together(lambda: _check_seen(mark))
+    together(check)
   finally:
     if is_primary():
       mark.unlink(missing_ok=True)
 
 
-def _check_seen(mark: pathlib.Path) -> None:
-  if not mark.exists():
-    raise ConfigError(
-      f'--workdir = {mark.parent}: must be a directory that all processes '
-      'share, and holds nothing of process 0'
-    )
-
-
-def _key(number: int) -> str:
-  return f'jax_sparse_pretrain/{number}'
-
-
-def _described(error: Exception) -> tuple[type[Exception], str]:
-  """Ours are raised from a text."""
-  if type(error).__module__.startswith('jax_sparse_pretrain'):
-    return type(error), str(error)
-  return RuntimeError, f'{type(error).__name__}: {error}'
-
-
-_POLL_SECONDS = 1.0
-_GO_ON = 'the same command on all processes goes on from the newest checkpoint'
-
-
-_leaving = threading.Lock()
-
-
-class Watch:
-  """Watches the other processes of a run.
-
-  Args:
-    heartbeat_timeout: seconds without a sign of life after which the
-      coordination service takes a process for dead.
-  """
-
-  def __init__(self, heartbeat_timeout: int):
-    self._state = runtime.global_state
-    self._patience = heartbeat_timeout + 10  # It looks every few seconds.
-    self._begun = self._passed = 0  # Polls; that found all alive.
-    self._is_blind = False  # Polls are no longer answered.
-    self._error: BaseException | None = None
-    # How this process would end by itself: what it says, and its status.
-    self._end: tuple[str, int] | None = None
-    # An attribute, because the C library keeps only its address.
-    self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)
-
-  def run(self, function: Callable[[], int]) -> int:
-    """What `function()` returns, an exit status, unless others are lost.
-
-    Ends this process when another one is lost, and when it fails alone. Only
-    errors on which all processes agree are raised.
-    """
-    with self._hearing_aborts():
-      threading.Thread(target=self._poll, daemon=True).start()
-      try:
-        status = function()
-        self._end = '', status
-        return status
-      except BaseException as error:
-        if not is_agreed(error):
-          self._fail(error)
-        self._end = _as_text(error), _status(error)
-        raise
-      finally:
-        jax.distributed.shutdown()  # Waits for the others.
-
-  @contextlib.contextmanager
-  def _hearing_aborts(self) -> Iterator[None]:
-    # In C: a handler of Python's would run after abort() has come back. Does
-    # nothing with jax 0.8, which ends a process without a signal.
-    libc = ctypes.CDLL(None)
-    libc.signal.restype = ctypes.c_void_p
-    libc.signal(signal.SIGABRT, self._handler)
-    try:
-      yield
-    finally:
-      libc.signal(signal.SIGABRT, signal.SIG_DFL)
-
-  def _poll(self) -> None:
-    everyone = set(range(self._state.num_processes))
-    while self._end is None:
-      self._begun += 1
-      try:
-        # Returns when all that live have called it.
-        live = self._state.client.get_live_nodes(sorted(everyone))
-      except Exception:
-        self._is_blind = True
-        return  # Without the coordinator, which ends us too; or all is over.
-      missing = sorted(everyone - set(live))
-      if missing and self._end is None:
-        self._lost(missing)
-      self._passed = self._begun
-      time.sleep(_POLL_SECONDS)
-
-  def _lost(self, missing: list[int], why: str = '') -> NoReturn:
-    """Ends this process, with a line on the others."""
-    here = '' if self._error is None else f' (here: {brief(self._error)})'
-    leave(
-      f'{_named(missing)} of {self._state.num_processes} missing: '
-      f'{why or "no sign of life"}{here}; {_GO_ON}'
-    )
-
-  def _fail(self, error: BaseException) -> NoReturn:
-    """Ends this process, which fails, perhaps because another one is lost.
-
-    A collective fails at once, long before the heartbeats tell. Only who
-    lives can take part in a second poll from now on.
-    """
-    self._error = error
-    target, deadline = self._begun + 2, time.monotonic() + self._patience
-    while self._passed < target and time.monotonic() < deadline:
-      if self._is_blind:
-        self._lost_to_the_runtime()
-      time.sleep(_POLL_SECONDS / 10)
-    _leave(_as_text(error), _status(error))
-
-  def _aborted(self, number: int) -> None:
-    """The runtime has printed why, and is about to end this process."""
-    del number
-    if self._end is not None:  # Others were lost when all was done.
-      _leave(*self._end)
-    time.sleep(2 * _POLL_SECONDS)  # The poll may be about to tell more.
-    if self._is_blind or not answers(self._state.coordinator_address):
-      self._lost_to_the_runtime()
-
-  def _lost_to_the_runtime(self) -> NoReturn:
-    """Ends this process when the service is no longer there to be asked."""
-    address = self._state.coordinator_address
-    if not answers(address):
-      self._lost([0], f'nothing answers at {address}, where it coordinates')
-    self._lost([], 'the runtime names them above')
-
-
-def leave(reason: str, status: int = command_line.LOST) -> NoReturn:
-  """Ends this process because of the others, with a line that says why."""
-  _leave(f'error: {reason}\n', status)
-
-
-def _leave(text: str, status: int) -> NoReturn:
-  """At once: at exit, the runtime would wait for those that are lost."""
-  _leaving.acquire()  # Never released: the first to come is heard.
-  sys.stdout.flush()
-  print(text, end='', file=sys.stderr, flush=True)
-  os._exit(status)
-
-
-def _named(processes: Sequence[int]) -> str:
-  if not processes:
-    return 'others'
-  numbers = ', '.join(map(str, processes))
-  return f'{"processes" if len(processes) > 1 else "process"} {numbers}'
-
-
-def _as_text(error: BaseException) -> str:
-  if isinstance(error, ConfigError):
-    return f'error: {error}\n'
-  return ''.join(traceback.format_exception(error))
-
-
-def _status(error: BaseException) -> int:
-  is_users = isinstance(error, ConfigError)
-  return command_line.BAD_INPUT if is_users else command_line.FAILED_ALONE
-
-
-def answers(address: str) -> bool:
-  """Whether something accepts connections at `host:port`."""
-  host, port = address.rsplit(':', 1)
-  try:
-    with socket.create_connection((host.strip('[]'), int(port)), timeout=2):
-      return True
-  except OSError:
-    return False
-
-
-def brief(error: BaseException) -> str:
-  """Its kind, and the beginning of what it says."""
-  return f'{type(error).__name__}: {one_line(error)}'[:300]
-
-
-# Without it a pod is not one of several, and asking Kubernetes would fail.
-_NEEDED = {'K8sCluster': 'JOB_COMPLETION_INDEX'}
-
-
-class Options(NamedTuple):
-  """Attributes:
-
-  coordinator: host:port of process 0; None: as a cluster has it.
-  process: number of this process.
-  processes: how many there are.
-  coordinator_port: in place of the usual one of a cluster.
-  connect_timeout: seconds in which all have to come.
-  heartbeat_timeout: seconds after which a silent one is taken for dead.
-  """
-
-  coordinator: str | None = None
-  process: int | None = None
-  processes: int | None = None
-  coordinator_port: int | None = None
-  connect_timeout: int = 300
-  heartbeat_timeout: int = 100
-
-
 class AgreedStop:
   """Lets all processes stop after the same step, whichever was asked to.
 
-  The runtime has taken over SIGTERM, which is also how Cloud TPU announces
-  that it takes a machine away. It passes the news on beside the steps, which
-  therefore have nothing to wait for.
+  The runtime has taken over SIGTERM, with which Cloud TPU also announces that
+  it takes a machine away. It passes the news on beside the steps, so that no
+  step has to wait for it.
 
   Args:
-    own: requests to this process that the runtime does not see.
+    own: the requests to this process that the runtime does not see.
   """
 
   name = 'SIGTERM'
@@ -380,16 +192,40 @@ class AgreedStop:
     self._asked = 0
 
   def is_due(self) -> bool:
-    """Has to be asked once a step, in every process.
+    """To be asked once a step, in every process.
 
-    The runtime lets all stop at a number that none has asked for. It is not
-    that of the step, or one that goes on from step 100 might be told 1.
+    The runtime lets all stop at a number for which none has asked yet. The
+    number counts the questions of this start, not the steps of the run: a run
+    that goes on from step 100 might else be told to stop at 1.
     """
     if self._own.signal is not None and not self._passed_on:
       self._passed_on = True
       signal.raise_signal(signal.SIGTERM)
     self._asked += 1
     return multihost_utils.reached_preemption_sync_point(self._asked)
+
+
+# Joining.
+
+
+class Options(NamedTuple):
+  """How to join, from the command line.
+
+  Attributes:
+    coordinator: host:port of process 0; None: as the cluster says.
+    process: number of this process.
+    processes: how many there are.
+    coordinator_port: replaces the usual one of a cluster.
+    connect_timeout: seconds in which all processes have to come.
+    heartbeat_timeout: seconds after which a silent process counts as dead.
+  """
+
+  coordinator: str | None = None
+  process: int | None = None
+  processes: int | None = None
+  coordinator_port: int | None = None
+  connect_timeout: int = 300
+  heartbeat_timeout: int = 100
 
 
 def run_joined(
@@ -402,76 +238,54 @@ def run_joined(
   To be called before JAX touches a device.
 
   Args:
-    options: of the command line.
-    stop: requests to this process.
-    function: what to ask whether to stop -> exit status, which is returned.
+    options: how to join.
+    stop: the requests to this process.
+    function: takes what to ask whether to stop, returns an exit status.
+
+  Returns:
+    The exit status of `function`.
 
   Raises:
-    ConfigError: for options that do not fit together, or to the cluster.
-    Exception: of `function`, if all processes agree on it; an error of this
-      process alone ends it, and a line in the others tells.
+    ConfigError: if options do not fit together or do not fit the cluster.
+    Exception: that of `function`, if all processes agree on it. An error of
+      this process alone ends it, and the others leave with a line.
   """
   _check(options)
   if not _are_several(options):
     return function(stop)
-  _connect(options)
-  return Watch(options.heartbeat_timeout).run(
+  _connect(options, stop)
+  return _Watch(options.heartbeat_timeout).run(
     lambda: function(AgreedStop(stop))
   )
 
 
-def _are_several(options: Options) -> bool:
-  if options.processes is not None:
-    return options.processes > 1
-  for cluster in ClusterEnv._cluster_types:
-    try:
-      if _is_here(cluster):
-        return cluster.get_process_count() > 1
-    except Exception as error:  # Of whatever a cluster is asked by.
-      raise ConfigError(
-        f'{cluster.__name__} of JAX: {brief(error)}. To start '
-        'without it, give --coordinator, --process and --processes'
-      ) from error
-  return False
-
-
-def _is_here(cluster: type[ClusterEnv]) -> bool:
-  needed = _NEEDED.get(cluster.__name__)
-  if cluster.opt_in_only_method or (needed and needed not in os.environ):
-    return False
-  return cluster.is_env_present()
-
-
 def _check(options: Options) -> None:
-  _check_seconds('--connect_timeout', options.connect_timeout)
-  _check_seconds('--heartbeat_timeout', options.heartbeat_timeout)
-  if options.coordinator_port is not None:
-    _check_port('--coordinator_port', options.coordinator_port)
-  given = (options.coordinator, options.process, options.processes)
-  if all(value is None for value in given):
+  address, process, processes, port, *seconds = options
+  for name, value in zip(('connect', 'heartbeat'), seconds, strict=True):
+    if value < 1:
+      raise ConfigError(f'--{name}_timeout = {value}: must be at least 1')
+  if port is not None:
+    _check_port('--coordinator_port', port)
+  if address is None and process is None and processes is None:
     return
-  if None in given:
+  if None in (address, process, processes):
     raise ConfigError(
       '--coordinator, --process and --processes: must be given together'
     )
-  if options.coordinator_port is not None:
+  if port is not None:
     raise ConfigError('--coordinator_port: --coordinator has a port already')
-  _check_address(options.coordinator)
-  if options.processes < 1:
-    raise ConfigError(f'--processes = {options.processes}: must be at least 1')
-  if not 0 <= options.process < options.processes:
-    raise ConfigError(
-      f'--process = {options.process}: must be from 0 to '
-      f'{options.processes - 1}, below --processes'
-    )
-
-
-def _check_address(coordinator: str) -> None:
-  # Of IPv6 in brackets.
-  matched = re.fullmatch(r'([^\s/:]+|\[[^\s/]+\]):(\d+)', coordinator)
+  # An IPv6 address is in brackets.
+  matched = re.fullmatch(r'([^\s/:]+|\[[^\s/]+\]):(\d+)', address)
   if not matched:
-    raise ConfigError(f'--coordinator = {coordinator}: must be HOST:PORT')
-  _check_port(f'--coordinator = {coordinator}: its port', int(matched[2]))
+    raise ConfigError(f'--coordinator = {address}: must be HOST:PORT')
+  _check_port(f'--coordinator = {address}: its port', int(matched[2]))
+  if processes < 1:
+    raise ConfigError(f'--processes = {processes}: must be at least 1')
+  if not 0 <= process < processes:
+    raise ConfigError(
+      f'--process = {process}: must be from 0 to {processes - 1}, below '
+      '--processes'
+    )
 
 
 def _check_port(name: str, port: int) -> None:
@@ -479,9 +293,61 @@ def _check_port(name: str, port: int) -> None:
     raise ConfigError(f'{name} = {port}: must be from 1 to 65535')
 
 
-def _check_seconds(name: str, seconds: int) -> None:
-  if seconds < 1:
-    raise ConfigError(f'{name} = {seconds}: must be at least 1')
+def _are_several(options: Options) -> bool:
+  if options.processes is not None:
+    return options.processes > 1
+  for cluster in ClusterEnv._cluster_types:
+    needed = _NEEDED.get(cluster.__name__)
+    if cluster.opt_in_only_method or (needed and needed not in os.environ):
+      continue
+    try:
+      if cluster.is_env_present():
+        return cluster.get_process_count() > 1
+    except Exception as error:  # Each cluster is asked in a way of its own.
+      raise ConfigError(
+        f'{cluster.__name__} of JAX: {_brief(error)}. To start '
+        'without it, give --coordinator, --process and --processes'
+      ) from error
+  return False
+
+
+def _connect(options: Options, stop: StopRequest) -> None:
+  """Leaves if not all come in time, at a signal, and if JAX cannot join."""
+  if options.coordinator_port is not None:
+    _set_port(options.coordinator_port)
+  failures = []
+
+  def join() -> None:
+    try:
+      jax.distributed.initialize(
+        options.coordinator,
+        options.processes,
+        options.process,
+        cluster_detection_method='deactivate' if options.coordinator else None,
+        # When this time is over, JAX ends the process with a stack trace.
+        initialization_timeout=options.connect_timeout + 60,
+        heartbeat_timeout_seconds=options.heartbeat_timeout,
+      )
+    except Exception as error:  # Sockets, names, clusters.
+      failures.append(error)
+
+  # In a thread, because only an idle main thread hears signals.
+  joining = threading.Thread(target=join, daemon=True)
+  joining.start()
+  deadline = time.monotonic() + options.connect_timeout
+  while joining.is_alive():
+    if stop.is_due():
+      _leave_early(f'{stop.name} before all had come', command_line.STOPPED)
+    if time.monotonic() > deadline:
+      _leave_early(_why_nobody_came(options.connect_timeout))
+    joining.join(0.05)
+  if failures:
+    reason = _brief(failures[0])
+    if _state.coordinator_address is None:
+      raise ConfigError(
+        f'the cluster does not tell its processes: {reason}'
+      ) from failures[0]
+    _leave_early(f'{_not_joined()}: {reason}')
 
 
 def _set_port(port: int) -> None:
@@ -493,78 +359,161 @@ def _set_port(port: int) -> None:
   os.environ['JAX_COORDINATOR_PORT'] = str(port)
 
 
-def _connect(options: Options) -> None:
-  if options.coordinator_port is not None:
-    _set_port(options.coordinator_port)
-  try:
-    with _impatient(options):
-      jax.distributed.initialize(
-        options.coordinator,
-        options.processes,
-        options.process,
-        cluster_detection_method='deactivate' if options.coordinator else None,
-        # By itself it would end the process by a stack trace.
-        initialization_timeout=options.connect_timeout + 60,
-        heartbeat_timeout_seconds=options.heartbeat_timeout,
-      )
-  except Exception as error:  # Of sockets, names, clusters.
-    if runtime.global_state.coordinator_address is None:
-      raise ConfigError(
-        f'the cluster does not tell its processes: {brief(error)}'
-      ) from error
-    leave(f'{_tried()}: {brief(error)}')
+def _not_joined() -> str:
+  return (
+    f'process {_state.process_id} of {_state.num_processes} has not joined the '
+    f'others at the coordinator, {_state.coordinator_address},'
+  )
 
 
-@contextlib.contextmanager
-def _impatient(options: Options) -> Iterator[None]:
-  """Leaves if the others do not come in time, or at a signal.
-
-  The main thread waits in the runtime, where no handler of Python's is run.
-  """
-  reader, writer = os.pipe()
-  os.set_blocking(writer, False)
-  before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-  thread = threading.Thread(target=_wait, args=(options, reader), daemon=True)
-  thread.start()
-  try:
-    yield
-  finally:
-    signal.set_wakeup_fd(before)
-    os.close(writer)
-    thread.join()
-    os.close(reader)
-
-
-def _wait(options: Options, reader: int) -> None:
-  """Until there is a signal to read, or nobody to write one."""
-  readable, _, _ = select.select([reader], [], [], options.connect_timeout)
-  if not readable:
-    _give_up(options)
-  elif number := os.read(reader, 1):
-    name = signal.Signals(number[0]).name
-    leave(f'{name} before all had come', command_line.STOPPED)
-
-
-def _give_up(options: Options) -> None:
-  address = runtime.global_state.coordinator_address
-  if address is None:
+def _why_nobody_came(seconds: int) -> str:
+  if _state.coordinator_address is None:
     reason = 'its address is not known'
-  elif answers(address):
+  elif answers(_state.coordinator_address):
     reason = 'it answers, but some of the others have not come'
   else:
     reason = (
       'nothing answers there; process 0 must run there, and the port be open '
       '(--coordinator, --coordinator_port)'
     )
-  leave(
-    f'{_tried()} in {options.connect_timeout} seconds (--connect_timeout): '
-    f'{reason}'
-  )
+  return f'{_not_joined()} in {seconds} seconds (--connect_timeout): {reason}'
 
 
-def _tried() -> str:
-  state = runtime.global_state
-  return (
-    f'process {state.process_id} of {state.num_processes} has not joined the '
-    f'others at the coordinator, {state.coordinator_address},'
-  )
+def answers(address: str) -> bool:
+  """Whether something accepts connections at `host:port`."""
+  host, port = address.rsplit(':', 1)
+  try:
+    with socket.create_connection((host.strip('[]'), int(port)), timeout=2):
+      return True
+  except OSError:
+    return False
+
+
+def _brief(error: BaseException) -> str:
+  return f'{type(error).__name__}: {one_line(error)}'[:300]
+
+
+# Leaving.
+
+
+class _Watch:
+  """Ends this process when another one is lost, and when it fails alone.
+
+  Args:
+    heartbeat_timeout: seconds without a sign of life after which the
+      coordination service takes a process for dead.
+  """
+
+  def __init__(self, heartbeat_timeout: int):
+    self._patience = heartbeat_timeout + 10  # It looks every few seconds.
+    self._error: BaseException | None = None  # Raised in this process alone.
+    # What this process says, and its status, once its work is done.
+    self._end: tuple[str, int] | None = None
+
+  def run(self, function: Callable[[], int]) -> int:
+    """What `function()` returns, unless this process has to leave.
+
+    Raises:
+      Exception: that of `function`, if all processes agree on it.
+    """
+    with _hearing_aborts(self._aborted):
+      threading.Thread(target=self._poll, daemon=True).start()
+      try:
+        status = function()
+        self._end = '', status
+        return status
+      except BaseException as error:
+        if not getattr(error, 'is_agreed', False):
+          self._error = error
+          time.sleep(self._patience)  # The poll finds out whose fault it is.
+          _leave(*_end_of(error))
+        self._end = _end_of(error)
+        raise
+      finally:
+        jax.distributed.shutdown()  # Waits for the others.
+
+  def _poll(self) -> None:
+    """Asks again and again who is alive."""
+    everyone = list(range(_state.num_processes))
+    polls_since_error = 0
+    while self._end is None:
+      polls_since_error += self._error is not None
+      try:
+        # Returns when all that live have asked.
+        live = _state.client.get_live_nodes(everyone)
+      except Exception as error:
+        if self._end is None:
+          self._disconnected(_brief(error))
+        return
+      if self._end is not None:
+        return
+      if missing := sorted(set(everyone) - set(live)):
+        self._lost(missing, 'no sign of life')
+      # A collective fails long before the heartbeats tell. A process that is
+      # gone may have asked once more before; it does not ask twice.
+      if polls_since_error == 2:
+        _leave(*_end_of(self._error))
+      time.sleep(_POLL_SECONDS)
+
+  def _aborted(self, number: int) -> None:
+    """The runtime has said why, and is about to end this process."""
+    del number
+    if self._end is not None:  # Others were lost when all was done.
+      _leave(*self._end)
+    time.sleep(2 * _POLL_SECONDS)  # The poll may be about to tell more.
+    self._disconnected('the runtime names them above')
+
+  def _disconnected(self, reason: str) -> NoReturn:
+    address = _state.coordinator_address
+    if answers(address):
+      self._lost([], reason)
+    self._lost([0], f'nothing answers at {address}, where it coordinates')
+
+  def _lost(self, missing: Sequence[int], reason: str) -> NoReturn:
+    numbers = ', '.join(map(str, missing))
+    who = f'process{"es"[: 2 * (len(missing) > 1)]} {numbers}'
+    here = f' (here: {_brief(self._error)})' if self._error else ''
+    _leave_early(
+      f'{who if missing else "others"} of {_state.num_processes} missing: '
+      f'{reason}{here}; the same command on all processes goes on from the '
+      'newest checkpoint'
+    )
+
+
+@contextlib.contextmanager
+def _hearing_aborts(handler: Callable[[int], None]) -> Iterator[None]:
+  """Calls `handler` when the runtime aborts.
+
+  It does so in the moment in which process 0 is gone: in half of the cases
+  before the poll has heard of it. A handler of Python's own would be called
+  after abort() has come back, which is never. (jax 0.8 ends the process without
+  a signal, with status 1.)
+  """
+  libc = ctypes.CDLL(None)
+  libc.signal.restype = ctypes.c_void_p
+  in_c = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
+  libc.signal(signal.SIGABRT, in_c)
+  try:
+    yield
+  finally:
+    libc.signal(signal.SIGABRT, signal.SIG_DFL)
+
+
+def _end_of(error: BaseException) -> tuple[str, int]:
+  """What a process says that ends with an error, and its status."""
+  if isinstance(error, ConfigError):
+    return f'error: {error}\n', command_line.BAD_INPUT
+  text = ''.join(traceback.format_exception(error))
+  return text, command_line.FAILED_ALONE
+
+
+def _leave_early(reason: str, status: int = command_line.LOST) -> NoReturn:
+  _leave(f'error: {reason}\n', status)
+
+
+def _leave(text: str, status: int) -> NoReturn:
+  """At once: at a usual exit, the runtime would wait for lost processes."""
+  _leaving.acquire()  # Never released: the first thread to come is heard.
+  sys.stdout.flush()
+  print(text, end='', file=sys.stderr, flush=True)
+  os._exit(status)

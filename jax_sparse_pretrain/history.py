@@ -1,9 +1,9 @@
-"""The mask history of a run: how many linear parameters are nonzero, when.
+"""The mask history of a run: how many linear parameters are nonzero, and when.
 
-`mask_history.jsonl` holds a header line, then one row for step 0 and one for
-each mask update. `step` is the first step whose forward pass uses the counts.
-Counts are exact integers, so N_avg is exact up to one last division. Training
-writes these files and the analysis reads them.
+`mask_history.jsonl` has a header line, one row for step 0, and one row for each
+mask update. The `step` of a row is the first step whose forward pass uses its
+counts. Counts are whole numbers, so N_avg is exact up to one last division.
+Training writes the file, the analysis reads it.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ class Header:
 
   Attributes:
     linear_parameters: size of all matmul kernels, the dense N.
-    total_parameters: of the whole model, embedding and norms included.
-    tokens_per_step: predicted tokens in a step.
-    layers: size of each kernel by name.
+    total_parameters: size of the whole model, with embedding and norms.
+    tokens_per_step: how many tokens a step predicts.
+    layers: size of each kernel, by its name.
   """
 
   linear_parameters: int
@@ -37,7 +37,13 @@ class Header:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """Nonzero linear parameters from the forward pass of `step` on."""
+  """How many linear parameters are nonzero from `step` (0-based) on.
+
+  Attributes:
+    step: the first step whose forward pass uses these counts.
+    nonzero: the count of all kernels together.
+    by_leaf: the count of each kernel, by its name.
+  """
 
   step: int
   nonzero: int
@@ -46,6 +52,8 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class History:
+  """A mask history: N_avg follows from it."""
+
   header: Header
   rows: Sequence[Row]
 
@@ -74,7 +82,7 @@ def write(
 
 
 def append(path: os.PathLike | str, row: Row) -> None:
-  """Adds a row and makes it durable before returning."""
+  """Adds a row, which is on disk when this returns."""
   with open(path, 'a') as file:
     file.write(_line(row))
     file.flush()
@@ -82,7 +90,7 @@ def append(path: os.PathLike | str, row: Row) -> None:
 
 
 def truncate(path: os.PathLike | str, step: int) -> None:
-  """Drops the rows that a run of `step` finished steps has not reached."""
+  """Drops the rows that a run has not reached after `step` finished steps."""
   history = read(path)
   kept = [row for row in history.rows if row.step < step]
   write(path, history.header, kept)

@@ -8,20 +8,16 @@ of 0.25 T / (1 - s) (arXiv 2501.12486, section 3). NumPy only.
 
 import dataclasses
 
-from jax_sparse_pretrain.schedule import SHAPES, PruningSchedule
+from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain.schedule import PruningSchedule
 
-# Tables of this length are made on the host; no real run is near it.
+# The host makes tables of this length; no real run comes near it.
 MAX_STEPS = 100_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """A schedule and the length of its run.
-
-  Attributes:
-    schedule: when to prune.
-    steps: steps of the run.
-  """
+  """A schedule and the number of steps of its run."""
 
   schedule: PruningSchedule
   steps: int
@@ -33,7 +29,7 @@ class Plan:
 
   @property
   def mean_density(self) -> float:
-    """Average over steps of the kept fraction: planned N_avg / N."""
+    """The kept fraction averaged over steps: the planned N_avg / N."""
     return self.dense_steps / self.steps
 
   @property
@@ -44,74 +40,29 @@ class Plan:
     return start, end
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-  """What a user asks of a schedule.
-
-  Attributes:
-    shape: a key of `SHAPES`.
-    sparsity: final, in [0, 1).
-    start: first update, in `unit`.
-    end: last update, in `unit`.
-    unit: 'compute_fraction', 'step_fraction' or 'steps'.
-    every: steps between updates; the ramp is a whole number of them.
-    power: of the shape 'polynomial'.
-    share: of the linear parameters, those that the schedule acts on.
-    delay: steps from an update to the first forward pass that sees it.
-    begins_sparse: whether weights are pruned before the first update.
-  """
-
-  shape: str
-  sparsity: float
-  start: float
-  end: float
-  unit: str
-  every: int
-  power: float = 3.0
-  share: float = 1.0
-  delay: int = 0
-  begins_sparse: bool = False
-
-  def schedule(self, start: int, end: int) -> PruningSchedule:
-    return PruningSchedule(
-      self.shape,
-      self.sparsity,
-      start,
-      end,
-      self.every,
-      self.power,
-      self.share,
-      self.delay,
-      self.begins_sparse,
-    )
-
-  @property
-  def first_density(self) -> float:
-    return self.final_density if self.begins_sparse else 1.0
-
-  @property
-  def final_density(self) -> float:
-    return 1 - self.share * self.sparsity
-
-  @property
-  def ramp_density(self) -> float:
-    """Mean over the ramp in the continuous limit."""
-    if self.end == self.start:
-      return self.first_density
-    mean = SHAPES[self.shape].mean_density(self.sparsity, self.power)
-    return 1 - self.share * (1 - mean)
-
-
 def plan(
-  *, steps: int | None = None, dense_steps: int | None = None, **request
+  *,
+  steps: int | None = None,
+  dense_steps: int | None = None,
+  unit: str,
+  start: float,
+  end: float,
+  sparsity: float,
+  **schedule,
 ) -> Plan:
   """Turns fractions of compute or of steps into whole steps.
 
   Args:
-    steps: length of the run; or
-    dense_steps: its compute, in steps of the dense model. The run is then as
-      long as it takes, to within half a step of the sparse model.
-    **request: the fields of `Request`.
+    steps: length of the run. Give either this or `dense_steps`.
+    dense_steps: compute of the run, in steps of the dense model. The run is
+      then as long as that compute allows, to within half a step of the sparse
+      model.
+    unit: 'compute_fraction', 'step_fraction' or 'steps'.
+    start: first mask update, in `unit`.
+    end: last mask update, in `unit`. In the two fractions, the ramp becomes a
+      whole number of periods.
+    sparsity: the fraction that is pruned in the end, in [0, 1).
+    **schedule: shape and every, and the optional fields, of `PruningSchedule`.
 
   Raises:
     ValueError: if not exactly one length is given, if no period fits into
@@ -120,22 +71,59 @@ def plan(
   """
   if (steps is None) == (dense_steps is None):
     raise ValueError('give one of steps and dense_steps')
-  asked = Request(**request)
   _check_length(steps or dense_steps)
-  if asked.sparsity == 0:
-    return Plan(asked.schedule(0, 0), steps or dense_steps)
-  schedule = _UNITS[asked.unit](asked, steps, dense_steps)
+  if sparsity == 0:
+    dense = PruningSchedule(start=0, end=0, sparsity=sparsity, **schedule)
+    return Plan(dense, steps or dense_steps)
+  # Its start and end are in `unit`; all else is as it will be.
+  asked = PruningSchedule(start=start, end=end, sparsity=sparsity, **schedule)
+  made = _UNITS[unit](asked, steps, dense_steps)
   if steps is None:
-    last = schedule.end + asked.delay
-    left = dense_steps - schedule.compute(last)
-    steps = last + round(left / asked.final_density)
+    last = made.end + made.delay
+    steps = last + round(
+      (dense_steps - made.compute(last)) / made.final_density
+    )
   _check_length(steps)
-  if steps <= schedule.end:
+  if steps <= made.end:
     raise ValueError(
-      f'the last mask update, step {schedule.end}, must come before the end '
+      f'the last mask update, step {made.end}, must come before the end '
       f'of the run, step {steps}'
     )
-  return Plan(schedule, steps)
+  return Plan(made, steps)
+
+
+def plan_config(pruning: config_lib.Pruning, **rest) -> Plan:
+  """The plan that the section `pruning` of a config asks for.
+
+  Args:
+    pruning: the checked section.
+    **rest: `steps` or `dense_steps`, and what else `plan` takes.
+
+  Raises:
+    ValueError: as `plan` does.
+  """
+  return plan(
+    shape=pruning.schedule,
+    sparsity=pruning.sparsity,
+    start=pruning.start,
+    end=pruning.end,
+    unit=pruning.unit,
+    every=pruning.every,
+    power=pruning.power,
+    **rest,
+  )
+
+
+def stretch(asked: PruningSchedule) -> float:
+  """Steps of a run over those of the dense run of equal compute.
+
+  Args:
+    asked: a schedule whose start and end are fractions of compute, and whose
+      updates count as continuous.
+  """
+  dense = asked.start / asked.first_density
+  ramp = (asked.end - asked.start) / asked.ramp_density
+  return dense + ramp + (1 - asked.end) / asked.final_density
 
 
 def _check_length(steps: int) -> None:
@@ -143,12 +131,14 @@ def _check_length(steps: int) -> None:
     raise ValueError(f'{steps:,} steps: must be at most {MAX_STEPS:,}')
 
 
-def _in_steps(asked: Request, steps, dense_steps) -> PruningSchedule:
+def _in_steps(asked: PruningSchedule, steps, dense_steps) -> PruningSchedule:
   del steps, dense_steps
-  return asked.schedule(int(asked.start), int(asked.end))
+  return _moved(asked, int(asked.start), int(asked.end))
 
 
-def _in_step_fractions(asked: Request, steps, dense_steps) -> PruningSchedule:
+def _in_step_fractions(
+  asked: PruningSchedule, steps, dense_steps
+) -> PruningSchedule:
   density = (
     asked.start * asked.first_density
     + (asked.end - asked.start) * asked.ramp_density
@@ -157,29 +147,31 @@ def _in_step_fractions(asked: Request, steps, dense_steps) -> PruningSchedule:
   total = steps or round(dense_steps / density)
   start = round(asked.start * total)
   n = _periods((asked.end - asked.start) * total, asked.every)
-  return asked.schedule(start, start + n * asked.every)
+  return _moved(asked, start, start + n * asked.every)
 
 
 def _in_compute_fractions(
-  asked: Request, steps, dense_steps
+  asked: PruningSchedule, steps, dense_steps
 ) -> PruningSchedule:
   """The ramp of whole periods that ends nearest to `end` in compute.
 
   The staircase of updates lies below the continuous ramp, so the periods next
   to the continuous answer are tried.
   """
-  ramp = (asked.end - asked.start) / asked.ramp_density
-  dense = asked.start / asked.first_density
-  stretch = dense + ramp + (1 - asked.end) / asked.final_density
-  compute = dense_steps or steps / stretch
-  start = round(dense * compute)
-  n = _periods(ramp * compute, asked.every)
+  compute = dense_steps or steps / stretch(asked)
+  start = round(asked.start / asked.first_density * compute)
+  length = (asked.end - asked.start) / asked.ramp_density * compute
+  n = _periods(length, asked.every)
   ramps = [
-    asked.schedule(start, start + k * asked.every)
+    _moved(asked, start, start + k * asked.every)
     for k in range(max(n - 1, min(n, 1)), n + 3 if n else 1)
   ]
   end = asked.end * compute
   return min(ramps, key=lambda ramp: abs(ramp.compute(ramp.end) - end))
+
+
+def _moved(asked: PruningSchedule, start: int, end: int) -> PruningSchedule:
+  return dataclasses.replace(asked, start=start, end=end)
 
 
 def _periods(length: float, every: int) -> int:

@@ -1,8 +1,8 @@
 """When to prune and how much: step -> fraction of the weights that is kept.
 
-The one definition of a schedule. The planner and the analysis call it on
-arrays of steps; the jitted step reads the tables it makes (`update_steps`,
-`kept_fractions`), so nothing is computed twice. NumPy only.
+This is the only definition of a schedule. The planner and the analysis call it
+on arrays of steps. The training loop reads its tables, `update_steps` and
+`kept_fractions`. NumPy only.
 """
 
 import dataclasses
@@ -19,22 +19,24 @@ MAX_UPDATES = 1_000_000
 
 @dataclasses.dataclass(frozen=True)
 class PruningSchedule:
-  """Mask updates at `start, start + every, ...` and at `end`.
+  """Mask updates at steps `start, start + every, ...` and at `end`.
 
-  An update at step t acts on the forward pass of step t + delay (0-based).
+  The forward pass of step t + delay (0-based) is the first to see the update
+  of step t.
 
   Attributes:
     shape: a key of `SHAPES`.
-    sparsity: fraction pruned from step `end` on, in [0, 1).
-    start: first update step.
-    end: last update step; the target is reached there exactly.
+    sparsity: the fraction pruned from step `end` on, in [0, 1).
+    start: the step of the first update.
+    end: the step of the last update, which reaches the target exactly.
     every: steps between updates.
-    power: of the shape 'polynomial'.
-    share: of all linear parameters, those on which the schedule acts; less
-      than 1 where kernels are exempt. Counts in density and compute.
+    power: the exponent of the shape 'polynomial'.
+    share: the fraction of all linear parameters that the schedule acts on;
+      below 1 where kernels are exempt. Density and compute count the others
+      as dense.
     delay: steps from an update to the first forward pass that sees it.
-    begins_sparse: whether weights are pruned before the first update, and the
-      shape is 'constant'.
+    begins_sparse: whether weights are pruned before the first update; the
+      shape is then 'constant'.
   """
 
   shape: str
@@ -73,23 +75,38 @@ class PruningSchedule:
 
   @functools.cached_property
   def update_steps(self) -> np.ndarray:
-    """Steps of the mask updates, increasing: int64[n]."""
+    """The steps of the mask updates, increasing: int64[n]."""
     regular = np.arange(self.start, self.end, self.every, dtype=np.int64)
     return np.append(regular, self.end)
 
   @functools.cached_property
   def kept_fractions(self) -> np.ndarray:
-    """Fraction of its weights kept after each update, float64[n].
-
-    Non-increasing.
-    """
+    """Fraction of its weights that each update keeps, falling: float64[n]."""
     kept = SHAPES[self.shape].kept(self)
     kept[-1] = 1 - self.sparsity
     return kept
 
+  @property
+  def first_density(self) -> float:
+    """Fraction of all linear parameters that is there before `start`."""
+    return self.final_density if self.begins_sparse else 1.0
+
+  @property
+  def final_density(self) -> float:
+    """Fraction of all linear parameters that is left after `end`."""
+    return 1 - self.share * self.sparsity
+
+  @property
+  def ramp_density(self) -> float:
+    """Mean density from `start` to `end` if updates were continuous."""
+    if self.end == self.start:
+      return self.first_density
+    mean = SHAPES[self.shape].mean_density(self.sparsity, self.power)
+    return 1 - self.share * (1 - mean)
+
   @functools.cached_property
   def _densities(self) -> np.ndarray:
-    """Of all linear parameters: before the first update, after each."""
+    """Density before the first update and after each: float64[n + 1]."""
     before = self.kept_fractions[0] if self.begins_sparse else 1.0
     return (1 - self.share) + self.share * np.append(
       before, self.kept_fractions
@@ -97,7 +114,7 @@ class PruningSchedule:
 
   @functools.cached_property
   def _seen_from(self) -> np.ndarray:
-    """The first forward pass of each update, int64[n]."""
+    """The step whose forward pass is the first to see each update: int64[n]."""
     return self.update_steps + self.delay
 
   def density(self, steps) -> np.ndarray:
@@ -106,7 +123,7 @@ class PruningSchedule:
     return self._densities[n_updates_done]
 
   def compute(self, steps: int) -> float:
-    """Sum of the density over the first `steps` steps, in dense steps."""
+    """The cost of the first `steps` steps, in steps of the dense model."""
     bounds = np.concatenate([[0], self._seen_from, [steps]]).clip(max=steps)
     return float(np.diff(bounds) @ self._densities)
 

@@ -3,6 +3,7 @@
 Standard library only.
 """
 
+import copy
 import dataclasses
 import difflib
 import math
@@ -16,7 +17,7 @@ class ConfigError(ValueError):
 
 
 def one_line(error: BaseException) -> str:
-  """What an error says; its kind if it says nothing."""
+  """What an error says, or its kind if it says nothing."""
   # A KeyError's text is the repr of its message.
   text = error.args[0] if isinstance(error, KeyError) else error
   return ' '.join(str(text).split()) or type(error).__name__
@@ -35,6 +36,7 @@ def at_least(low: float) -> Allowed:
   )
 
 
+NOT_NEGATIVE = Allowed('at least 0', lambda value: value >= 0)
 POSITIVE = Allowed('greater than 0', lambda value: value > 0)
 FRACTION = Allowed('from 0 to 1', lambda value: 0 <= value <= 1)
 BELOW_ONE = Allowed('in [0, 1)', lambda value: 0 <= value < 1)
@@ -46,8 +48,8 @@ def key(default, allowed: Allowed | None = None, *, change: str = 'fork'):
   """Declares a config key.
 
   Args:
-    default: its value if not given.
-    allowed: the values that it may take; all of its type if not given.
+    default: the value of the key if a config does not give one.
+    allowed: the values that the key may take, by default all of its type.
     change: what it takes to go on from a checkpoint with another value:
       'fork', 'nothing' or 'new run'.
   """
@@ -56,7 +58,7 @@ def key(default, allowed: Allowed | None = None, *, change: str = 'fork'):
 
 
 def free(default, allowed: Allowed | None = None):
-  """A key on which weights do not depend, but for floating-point rounding."""
+  """A key on which weights depend by floating-point rounding at most."""
   return key(default, allowed, change='nothing')
 
 
@@ -137,6 +139,31 @@ def leaves(
       yield from leaves(value, f'{prefix}{name}.')
     else:
       yield prefix + name, value
+
+
+def altered(
+  values: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+  """A copy of nested dicts with other values, {'section.key': value}.
+
+  Raises:
+    ConfigError: for changes of another form, or in what is no section.
+  """
+  values = copy.deepcopy(dict(values))
+  for name, value in changes.items():
+    if not isinstance(name, str) or isinstance(value, Mapping):
+      raise ConfigError(
+        f'{name!r}: {value!r}: overrides must be a value for each section.key'
+      )
+    *sections, last = name.split('.')
+    node = values
+    for section in sections:
+      node = node.setdefault(section, {})
+      if not isinstance(node, dict):
+        raise ConfigError(f'{name}: unknown key; {section} is no section')
+    # A value may well be computed with NumPy.
+    node[last] = value.item() if hasattr(value, 'dtype') else value
+  return values
 
 
 def field(cls: type, dotted_name: str) -> dataclasses.Field:

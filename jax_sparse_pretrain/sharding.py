@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain.pruning import path_name
 
 AXES = ('data', 'fsdp', 'tensor')
 
@@ -83,8 +84,8 @@ def parameter_shardings(mesh: Mesh, boxed: Any) -> Any:
   """NamedSharding for every parameter of a Flax tree with logical names.
 
   Args:
-    mesh: the mesh of `make_mesh`.
-    boxed: `eval_shape(model.init, ...)['params']`, boxes included.
+    mesh: what `make_mesh` returned.
+    boxed: `eval_shape(model.init, ...)['params']` with the boxes of its leaves.
 
   Raises:
     ValueError: for a leaf without logical axes or with one that no rule names.
@@ -107,11 +108,6 @@ def parameter_shardings(mesh: Mesh, boxed: Any) -> Any:
   )
 
 
-def path_name(path) -> str:
-  """Key path -> 'layers/attention/query/kernel'."""
-  return jax.tree_util.keystr(path, simple=True, separator='/')
-
-
 def check_batch(config: config_lib.Config, mesh: Mesh) -> None:
   """Every micro-batch must split evenly over the batch axes of the mesh."""
   shards = mesh.shape['data'] * mesh.shape['fsdp']
@@ -124,7 +120,7 @@ def check_batch(config: config_lib.Config, mesh: Mesh) -> None:
 
 
 def local_rows(sharding: NamedSharding, n_rows: int) -> list[int]:
-  """Rows of a global batch that the devices of this process hold, in order."""
+  """The rows of a global batch on the devices of this process, in order."""
   indices = sharding.addressable_devices_indices_map((n_rows, 1)).values()
   rows = {row for index in indices for row in range(n_rows)[index[0]]}
   return sorted(rows)

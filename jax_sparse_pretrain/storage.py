@@ -1,8 +1,8 @@
 """Files on this machine, or in an object store as `gs://BUCKET/...`.
 
-Paths in object stores are those of etils, which Orbax and TFDS use too. An
-object appears whole and cannot grow; there is nothing to flush and no lock.
-Standard library only, as long as no such path is given.
+Paths in object stores are those of etils, which Orbax and TFDS use, too. An
+object appears whole and cannot grow: there is nothing to flush, and no lock.
+Needs the standard library only, as long as no such path is given.
 """
 
 import os
@@ -18,11 +18,11 @@ def is_remote(path: os.PathLike | str) -> bool:
 
 
 def as_path(name: os.PathLike | str) -> pathlib.Path:
-  """A path of pathlib, or of etils, which has the same methods.
+  """A path of pathlib, or one of etils, which has the same methods.
 
   Raises:
-    ConfigError: for another kind of address, and if what reads the object
-      store is not installed.
+    ConfigError: for another kind of address, or if the package that reads the
+      object store is not installed.
   """
   if is_remote(name):
     return _remote(os.fspath(name))
@@ -39,7 +39,7 @@ def _remote(name: str) -> pathlib.Path:
 
   if not re.match('gs://[^/]', name):
     raise ConfigError(f'{name}: must name a bucket, gs://BUCKET/...')
-  # Other processes write there as well; by default it remembers listings.
+  # Other processes write there as well, so listings must not be remembered.
   fsspec.config.conf.setdefault('gs', {})['use_listings_cache'] = False
   try:
     fsspec.get_filesystem_class('gs')
@@ -49,7 +49,7 @@ def _remote(name: str) -> pathlib.Path:
 
 
 def replace(path: os.PathLike | str, content: str | bytes) -> None:
-  """Writes a file in one step, so that a reader never sees half of it."""
+  """Writes a file in one step: readers see all of it, or what was there."""
   path = as_path(path)
   raw = content.encode() if isinstance(content, str) else content
   if is_remote(path):
@@ -81,9 +81,9 @@ def copy(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def copy_tree(source: pathlib.Path, target: pathlib.Path) -> None:
-  """Copies a directory, which must be new; files after what is below it.
+  """Copies a directory to a new one, and its files after its directories.
 
-  So what says that a directory is whole comes last.
+  So the file that says that a directory is whole comes last.
   """
   if not is_remote(source):
     shutil.copytree(source, target)

@@ -101,6 +101,11 @@ def short(value: float, digits: int = 4) -> str:
   return f'{value:.{digits}g}'
 
 
+def significant(value: float, digits: int = 4) -> str:
+  """As many digits as said, zeros at the end too: 1.010, 8.677e+04."""
+  return f'{value:#.{digits}g}'.rstrip('.') if value else '0'
+
+
 def power(value: float, digits: int = 4) -> str:
   """A number of any size without leading zeros in its exponent: 3e18."""
   return f'{value:.{digits}g}'.replace('e+0', 'e').replace('e+', 'e')
@@ -119,8 +124,7 @@ def signed(value: float, form: str) -> str:
 
 def known(value: float | None, write: Callable[[float], str]) -> str:
   """A value as `write` has it; a dash for None and NaN."""
-  is_known = value is not None and not math.isnan(value)
-  return write(value) if is_known else UNKNOWN
+  return UNKNOWN if value is None or math.isnan(value) else write(value)
 
 
 def span(values: Sequence[float]) -> str:
@@ -152,10 +156,10 @@ ABOUT_OPEN = 'open: on that side the data set no end to the interval.'
 
 
 def interval(ends: tuple[float, float], write: Callable[[float], str]) -> str:
-  """An interval; its open sides are 0 and infinity."""
+  """An interval; its open sides are 0 or -infinity, and infinity."""
   low, high = ends
   if math.isinf(high):
-    return OPEN if low == 0 else f'{write(low)} to {OPEN}'
+    return OPEN if low in (0, -high) else f'{write(low)} to {OPEN}'
   return f'{write(low)} to {write(high)}'
 
 

@@ -2,16 +2,13 @@
 
 Run it again with the same arguments to continue a run that was stopped.
 Exit status: 0 done, 1 failed, 2 bad input, 69 other processes of the run are
-missing, 70 this one of several failed, 75 stopped on request after saving its
-state.
+missing, 70 this process of several failed, 75 stopped on request after saving
+the state.
 """
 
 import argparse
-import contextlib
 import sys
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 from jax_sparse_pretrain import command_line
 from jax_sparse_pretrain import config as config_lib
@@ -44,8 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     epilog='Any key of the config: --config.SECTION.KEY=VALUE',
     allow_abbrev=False,
   )
-  parser.add_argument('--config', help='a file with get_config()')
-  parser.add_argument('--workdir', help='files of the run; needed to train')
+  parser.add_argument(
+    '--config', help='a file with get_config(), or the name of a shipped one'
+  )
+  parser.add_argument('--workdir', help="the run's directory; needed to train")
   parser.add_argument(
     '--plan',
     action='store_true',
@@ -73,34 +72,36 @@ def _parser() -> argparse.ArgumentParser:
 def _add_processes(parser: argparse.ArgumentParser) -> None:
   group = parser.add_argument_group(
     'several processes',
-    'Run the same command in each. Cloud TPU, GKE, Slurm and Open MPI tell '
-    'which is which; elsewhere give the first three.',
+    'Run the same command in each process. Cloud TPU, GKE, Slurm and Open MPI '
+    'tell the processes apart; elsewhere give the first three flags.',
   )
   group.add_argument(
-    '--coordinator', metavar='HOST:PORT', help='of process 0; PORT is free'
+    '--coordinator',
+    metavar='HOST:PORT',
+    help='address of process 0; PORT is free',
   )
-  group.add_argument('--process', type=int, metavar='I', help='0 to N - 1')
+  group.add_argument('--process', type=int, metavar='I', help='from 0 to N - 1')
   group.add_argument('--processes', type=int, metavar='N', help='how many')
   group.add_argument(
     '--coordinator_port',
     type=int,
     metavar='PORT',
-    help='in place of the one that a cluster implies, if it is closed',
+    help='the port to use if the one that a cluster implies is closed',
   )
   group.add_argument(
     '--connect_timeout',
     type=int,
     default=300,
     metavar='SECONDS',
-    help='until all processes have to be there; default %(default)s',
+    help='time for all processes to join; default %(default)s',
   )
   group.add_argument(
     '--heartbeat_timeout',
     type=int,
     default=100,
     metavar='SECONDS',
-    help='until a process without a sign of life counts as dead, and the '
-    'others leave; default %(default)s',
+    help='time without a sign of life after which a process counts as dead '
+    'and the others leave; default %(default)s',
   )
 
 
@@ -110,29 +111,28 @@ def _require(name: str, value: str | None) -> None:
 
 
 def _show_plan(config: config_lib.Config) -> int:
-  from jax_sparse_pretrain.training import recipe, report
+  from jax_sparse_pretrain.training import recipe
 
   plan = recipe.make_plan(config)
   # Refuses what the run would refuse.
   recipe.make_pruner(config, plan, recipe.model_kernels(config.model))
-  print(report.plan_table(config, plan))
+  print(recipe.plan_table(config, plan))
   return 0
 
 
 def _compile_only(config: config_lib.Config, name: str | None) -> int:
   """Status 0 if the step fits, or no chip is named; 1 if it does not."""
   _require('--topology', name)
-  from jax_sparse_pretrain.compile_ahead import program, report, topology
+  from jax_sparse_pretrain import compile_ahead
 
-  ahead = program.compile_ahead(config, topology.parse(name))
-  print(report.ahead_table(ahead))
-  return command_line.FAILED if ahead.fits is False else 0
+  topology = compile_ahead.parse_topology(name)
+  compiled = compile_ahead.compile_train_step(config, topology)
+  print(compile_ahead.step_table(compiled))
+  return command_line.FAILED if compiled.fits is False else 0
 
 
 def _train(config: config_lib.Config, args: argparse.Namespace) -> int:
-  from jax_sparse_pretrain.command_line import StopRequest
-
-  with StopRequest() as stop:
+  with command_line.StopRequest() as stop:
     # Imported here, so that --help and bad configs answer at once.
     from jax_sparse_pretrain import distributed
 
@@ -151,61 +151,25 @@ def _train_joined(
 ) -> int:
   """What every process of the run does."""
   from jax_sparse_pretrain import distributed
-  from jax_sparse_pretrain.runs import lock, workdir
-  from jax_sparse_pretrain.training import setup
-
-  distributed.on_primary(lambda: workdir.open_workdir(args.workdir))
-  root = distributed.together(lambda: workdir.root_of(args.workdir))
-  distributed.check_shared(root)
-  experiment = distributed.together(lambda: setup.set_up(config))
-  distributed.check_alike({**experiment.resolved, '--fork': args.fork})
-  files = workdir.Workdir(root)
-  with contextlib.ExitStack() as stack:
-    lock = lock.locked(files)
-    claim = distributed.on_primary(lambda: stack.enter_context(lock))
-    return _train_claimed(experiment, files, args.fork, stop, claim)
-
-
-def _train_claimed(experiment, files, fork: bool, stop, claim) -> int:
-  from jax_sparse_pretrain import distributed
-  from jax_sparse_pretrain.command_line import Stopped
-  from jax_sparse_pretrain.runs import workdir
+  from jax_sparse_pretrain.runs import summary, workdir
   from jax_sparse_pretrain.runs.checkpoint import CheckpointError
   from jax_sparse_pretrain.runs.lock import TakenOver
-  from jax_sparse_pretrain.training import loop
+  from jax_sparse_pretrain.training import entry
   from jax_sparse_pretrain.training.metrics import NonFiniteError
 
-  previous = distributed.on_primary(
-    lambda: workdir.check_same_run(files, experiment.resolved, fork)
-  )
-  finished = None
-  if not (previous and previous.changes):
-    finished = distributed.on_primary(
-      lambda: workdir.finished_summary(files, experiment.plan.steps)
-    )
   try:
-    summary = finished or loop.train(
-      experiment, files, stop, previous, claim=claim
-    )
-  except Stopped as stopped:
+    outcome = entry.train_here(config, args.workdir, stop, fork=args.fork)
+  except command_line.Stopped as stopped:
     if distributed.is_primary():
       print(stopped, file=sys.stderr)
     return command_line.STOPPED
   except (NonFiniteError, CheckpointError, TakenOver) as error:
     print(f'error: {error}', file=sys.stderr)
     return command_line.FAILED
-  distributed.on_primary(lambda: _show_outcome(summary, files))
+  root = workdir.root_of(args.workdir)
+  distributed.on_primary(lambda: print(summary.end_of_run_table(outcome, root)))
   return 0
 
 
-def _show_outcome(summary: dict[str, Any], files) -> None:
-  from jax_sparse_pretrain.analysis.plots import training_picture
-  from jax_sparse_pretrain.training import report
-
-  training_picture.save_training_picture(files.root)
-  print(report.end_of_run_table(summary, files.root))
-
-
 if __name__ == '__main__':
-  warnings.formatwarning = lambda message, *_, **__: f'warning: {message}\n'
-  sys.exit(main())
+  command_line.run_and_exit(main)

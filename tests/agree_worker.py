@@ -1,9 +1,9 @@
-"""One of some processes that have no devices and no run, only each other.
+"""One of several processes that have no devices and no run, only each other.
 
   agree_worker.py PROCESS PROCESSES COORDINATOR DIRECTORY END
 
-END is how this process goes: by the end of the script, by a signal, by an error
-of its own, or `early`, while the others wait for it at the end.
+END says how this process ends: '' at the end of the script, or by a signal, or
+by an error of its own, or `early`, while the others wait for it at the end.
 """
 
 import os
@@ -16,7 +16,7 @@ from jax_sparse_pretrain import distributed
 from jax_sparse_pretrain.command_line import StopRequest
 from jax_sparse_pretrain.config import ConfigError
 
-HEARTBEAT_TIMEOUT = 10  # seconds
+HEARTBEAT_TIMEOUT = 6  # seconds
 ERRORS = {'error': ArithmeticError, 'ConfigError': ConfigError}
 
 
@@ -57,7 +57,6 @@ def check_agreement(process, processes, directory):
 
 def leave(end):
   if end.startswith('SIG'):
-    print(time.time(), flush=True)
     os.kill(os.getpid(), signal.Signals[end])
   if end in ERRORS:
     raise ERRORS[end]('mine alone')
@@ -83,9 +82,7 @@ def steps_until_stopped(stop, process: int) -> int:
       os.kill(os.getpid(), signal.SIGTERM)
     if stop.is_due():
       return step
-    distributed.gather(
-      step
-    )  # As the collectives of a step do, it keeps them close.
+    distributed.gather(step)  # Keeps them close, as the collectives do.
     time.sleep(0.01 * process)
   raise AssertionError('nobody was told to stop')
 

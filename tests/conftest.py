@@ -1,6 +1,13 @@
-"""Eight fake CPU devices, unless the caller has chosen devices; a bucket."""
+"""Tiers and groups of tests; eight fake CPU devices; a bucket.
 
+`pytest` leaves out the tests marked `slow`; `pytest --all` runs them, too. A
+test that is named by its id always runs.
+"""
+
+import functools
 import os
+import pathlib
+import sys
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault(
@@ -9,11 +16,82 @@ os.environ.setdefault(
   # Two cores compile small test programs faster than they run optimised ones.
   '--xla_backend_optimization_level=0',
 )
+# Tests start programs that are installed beside Python, as shellcheck is, and
+# find them even if the environment has not been activated.
+os.environ['PATH'] = os.pathsep.join(
+  [str(pathlib.Path(sys.executable).parent), os.environ.get('PATH', '')]
+)
 
 import bucket  # noqa: E402
 import pytest  # noqa: E402
 
 from jax_sparse_pretrain import storage  # noqa: E402
+
+LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser):
+  parser.addoption('--all', action='store_true', help='run the slow tests, too')
+
+
+def pytest_configure(config):
+  named = any('::' in argument for argument in config.args)
+  if config.option.all or named:
+    config.option.markexpr = ''
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+  """Sends the tests of a file that share something to one worker of `-n`.
+
+  They share a fixture of the module or the session, or a function of the file
+  that is cached: each worker would make it anew. Other tests may go anywhere.
+  """
+  for item in items:
+    if _shares_a_fixture(item) or _caches(item.module):
+      item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
+def _shares_a_fixture(item) -> bool:
+  fixtures = item._fixtureinfo.name2fixturedefs.values()
+  # Those of pytest itself have no `baseid`, and cost nothing.
+  return any(f[-1].baseid and f[-1].scope != 'function' for f in fixtures)
+
+
+@functools.cache
+def _caches(module) -> bool:
+  return any(
+    hasattr(f, 'cache_info') and f.__module__ == module.__name__
+    for f in vars(module).values()
+  )
+
+
+def pytest_deselected(items):
+  config = items[0].config
+  config.stash[LEFT_OUT] = config.stash.get(LEFT_OUT, 0) + sum(
+    any(item.iter_markers('slow')) for item in items
+  )
+
+
+def pytest_sessionfinish(session):
+  # A worker of `-n` tells its controller, which collects nothing itself.
+  if hasattr(session.config, 'workeroutput'):
+    count = session.config.stash.get(LEFT_OUT, 0)
+    session.config.workeroutput['left_out'] = count
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+  node.config.stash[LEFT_OUT] = getattr(node, 'workeroutput', {}).get(
+    'left_out', 0
+  )
+
+
+def pytest_terminal_summary(terminalreporter, config):
+  if count := config.stash.get(LEFT_OUT, 0):
+    terminalreporter.write_line(
+      f'Slow tests left out: {count}. To run them, too: pytest --all'
+    )
 
 
 @pytest.fixture(scope='module')

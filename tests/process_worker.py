@@ -25,7 +25,7 @@ def go_on(experiment, checkpoints):
   batches = [next(experiment.batches) for _ in range(N_BATCHES)]
   controls = experiment.controls(experiment.plan.schedule.end)
   copy = jax.tree.map(lambda x: x.copy(), start.state)  # It is donated.
-  state, _ = experiment.train_step(
+  state, _ = experiment.programs.train_step(
     copy, experiment.to_devices(batches[0]), controls
   )
   masks = jax.jit(

@@ -13,8 +13,8 @@ import time
 from run_files import Run
 
 ROOT = pathlib.Path(__file__).parents[1]
-STEPS, SAVE_EVERY, LOG_EVERY = 60, 20, 1
-PRUNE_START, PRUNE_END, PRUNE_EVERY, SNAPSHOT = 15, 45, 5, 16
+STEPS, SAVE_EVERY, LOG_EVERY = 30, 10, 1
+PRUNE_START, PRUNE_END, PRUNE_EVERY, SNAPSHOT = 6, 21, 5, 7
 CONFIG = f"""
 from ml_collections import ConfigDict
 
@@ -67,7 +67,7 @@ LONG = (
   '--config.logging.every=5',
 )
 # Seconds. A hang fails.
-HEARTBEAT_TIMEOUT = 10
+HEARTBEAT_TIMEOUT = 8
 TIMEOUT = float(os.environ.get('PROCESSES_TIMEOUT', '240'))
 
 

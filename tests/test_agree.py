@@ -1,4 +1,4 @@
-"""Some processes that have no devices and no run, only each other."""
+"""Several processes that have no devices and no run, only each other."""
 
 import os
 import pathlib
@@ -75,25 +75,25 @@ def assert_lost(end, line):
   assert 'the same command on all processes goes on' in said
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('victim', [0, 1])
+# The end of the coordinator is noticed at once, that of others by heartbeats.
+@pytest.mark.parametrize('victim', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_who_is_left_says_who_is_missing(tmp_path, victim):
   how = ['', '']
   how[victim] = 'SIGKILL'
   ends = run(tmp_path, *how)
   killed, survivor = ends[victim], ends[1 - victim]
   assert killed.status == -signal.SIGKILL
-  killed_at = float(killed.output.splitlines()[-1])
-  assert survivor.ended - killed_at < agree_worker.HEARTBEAT_TIMEOUT + 20
   assert_lost(survivor, f'process {victim} of 2 missing: ')
 
 
 @pytest.mark.slow
 def test_a_process_that_hangs_is_missing_too(tmp_path):
   for end in run(tmp_path, '', 'SIGSTOP', ''):
-    # The runtime may hear of it first, and keeps the number to itself.
-    who = 'others' if 'the runtime names' in str(end) else 'process 1'
+    # The runtime may hear of it first; it names the process in its own way.
+    is_by_runtime = 'others of 3 missing' in str(end)
+    who = 'others' if is_by_runtime else 'process 1'
     assert_lost(end, f'{who} of 3 missing: ')
+    assert not is_by_runtime or 'task:1' in str(end)
 
 
 @pytest.mark.slow

@@ -16,23 +16,21 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax_sparse_pretrain import command_line, hardware, train
 from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain.compile_ahead import (
-  collectives,
-  execution,
-  hlo,
-  memory,
+  device_table,
   program,
-  report,
   topology,
-  traffic,
-  work,
+)
+from jax_sparse_pretrain.compile_ahead.hlo import (
+  costs,
+  execution,
+  instructions,
 )
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.training import setup
-from jax_sparse_pretrain.training.report import WIDTH
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 MESH = {'data': 2, 'fsdp': 2, 'tensor': 2}
-EIGHT = topology.parse('cpu-8')
+EIGHT = topology.parse_topology('cpu-8')
 
 
 DENSE = {'sparsity': 0.0}
@@ -41,7 +39,7 @@ DENSE = {'sparsity': 0.0}
 @functools.cache
 def compiled(changes):
   config = tiny.tiny_config(**json.loads(changes))
-  return program.compile_ahead(config, EIGHT)
+  return program.compile_train_step(config, EIGHT)
 
 
 def ahead(**changes):
@@ -50,7 +48,9 @@ def ahead(**changes):
 
 def executed(function, *arguments):
   """The program of a function, and what it runs."""
-  parsed = hlo.parse(jax.jit(function).lower(*arguments).compile().as_text())
+  parsed = instructions.parse(
+    jax.jit(function).lower(*arguments).compile().as_text()
+  )
   return parsed, list(execution.walk(parsed))
 
 
@@ -67,8 +67,8 @@ def test_what_is_compiled_is_what_a_run_would_run():
   config = tiny.tiny_config(mesh=MESH)
   experiment = setup.set_up(config)
   rows = experiment.to_devices(next(experiment.batches))
-  run = experiment.train_step.lower(
-    experiment.abstract_state, rows, experiment.controls(0)
+  run = experiment.programs.train_step.lower(
+    experiment.programs.abstract_state, rows, experiment.controls(0)
   )
   experiment.batches.close()
   parts = setup.make_parts(config, topology.devices(EIGHT))
@@ -95,7 +95,7 @@ def test_a_model_larger_than_the_machine_is_lowered_at_once():
   config = command_line.load_config(str(CONFIGS / 'c4_1b.py'), changes)
   parts = setup.make_parts(config, topology.devices(EIGHT))
   assert 'stablehlo' in program.lower_train_step(config, parts).as_text()
-  total = memory.shard_bytes(parts.programs.abstract_state)
+  total = program.shard_bytes(parts.programs.abstract_state)
   assert total > 13 * counts.linear_parameters(config.model)
   assert len(jax.live_arrays()) == before
 
@@ -111,19 +111,21 @@ def test_state_of_a_device_is_what_shapes_and_mesh_say():
   # Split over fsdp and tensor, norm scales nowhere.
   params = 4 * ((kernels + embedding) // 4 + norms)
   state = ahead().state
-  assert state.params == params
-  assert state.optimizer == 2 * params + 4  # and Adam's count
-  assert state.masks == kernels // 4
-  assert state.batch == 8 // 4 * (model.context_length + 1) * 4
+  assert state == {
+    'params': params,
+    'optimizer': 2 * params + 4,  # and Adam's count
+    'masks': kernels // 4,
+    'batch': 8 // 4 * (model.context_length + 1) * 4,
+  }
   # The step, the learning rate and the budget come on top.
-  assert 0 < ahead().memory.arguments - sum(state) < 64
+  assert 0 < ahead().memory.arguments - sum(state.values()) < 64
 
 
 def test_a_dense_run_has_no_masks_and_no_update():
   dense = ahead(pruning=DENSE)
-  assert dense.state.masks == 0
+  assert dense.state['masks'] == 0
   assert dense.update == program.Cost(0, 0, (), ())
-  assert 'mask update' not in report.ahead_table(dense)
+  assert 'mask update' not in device_table.step_table(dense)
 
 
 def test_the_state_is_updated_in_place():
@@ -134,32 +136,36 @@ def test_the_state_is_updated_in_place():
   )
 
 
+@pytest.mark.slow
 def test_twice_the_rows_take_more_temporaries_and_no_more_state():
   few, many = ahead(pruning=DENSE), ahead(pruning=DENSE, batch_size=16)
   assert many.memory.temporaries > 1.5 * few.memory.temporaries
-  assert many.state == few.state._replace(batch=2 * few.state.batch)
+  assert many.state == {**few.state, 'batch': 2 * few.state['batch']}
 
 
 # FLOPs and bytes.
 
 
+def flops_of_model(config):
+  """Of a step: in a model as here, matrix products alone."""
+  nonzero = counts.linear_parameters(config.model)
+  of_token = counts.flops_per_token(config.model, nonzero)
+  return of_token * config.tokens_per_step
+
+
+IN_PARTS = {'pruning': DENSE, 'batch_size': 16, 'accumulation_steps': 2}
+
+
 @pytest.mark.parametrize(
-  'changes',
-  [
-    {},
-    {'pruning': DENSE, 'batch_size': 16, 'accumulation_steps': 2},
-    {'pruning': DENSE, 'model': {'scan_layers': False}},
-  ],
+  'changes', [{}, pytest.param(IN_PARTS, marks=pytest.mark.slow)]
 )
 def test_flops_are_those_of_the_model(changes):
-  result, config = ahead(**changes), tiny.tiny_config(**changes)
-  nonzero = counts.linear_parameters(config.model)
-  of_model = counts.flops_per_token(config.model, nonzero)
-  # Matrix products alone are counted here and there.
-  assert 8 * result.step.flops == of_model * config.tokens_per_step
+  result = ahead(**changes)
+  assert 8 * result.step.flops == flops_of_model(tiny.tiny_config(**changes))
   assert result.update.flops == 0
 
 
+@pytest.mark.slow
 def test_recomputed_activations_are_paid_for():
   again = ahead(pruning=DENSE, model={'remat': True})
   assert 1.1 < again.step.flops / ahead(pruning=DENSE).step.flops < 4 / 3
@@ -171,6 +177,7 @@ def test_bytes_and_flops_agree_with_xla_where_nothing_loops():
   parts = setup.make_parts(config, topology.devices(EIGHT))
   alone = program.lower_train_step(config, parts).compile()
   step, _ = program.costs(alone, 8)
+  assert 8 * step.flops == flops_of_model(config)
   said = alone.cost_analysis()
   # The rest is elementwise, of weight in a model as small as this.
   assert 0.6 < step.flops / said['flops'] < 1
@@ -182,7 +189,7 @@ def test_a_loop_is_paid_for_as_often_as_it_runs():
     return jax.lax.scan(lambda x, _: (x @ x, None), x, None, length=7)[0]
 
   _, found = executed(repeated, jnp.ones((64, 64)))
-  assert sum(map(work.flops, found)) == 7 * 2 * 64**3
+  assert sum(map(costs.flops, found)) == 7 * 2 * 64**3
   assert all(not each.loops for each in found)
 
 
@@ -191,10 +198,10 @@ def test_a_loop_of_unknown_length_is_named_and_counted_once():
     return jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x @ x, x)
 
   _, found = executed(until, jnp.ones((64, 64)))
-  assert sum(map(work.flops, found)) == 2 * 64**3
+  assert sum(map(costs.flops, found)) == 2 * 64**3
   assert len({name for each in found for name in each.loops}) == 1
   cost = program.Cost(1, 1, (), ('while.1',))
-  text = report.ahead_table(ahead()._replace(step=cost))
+  text = device_table.step_table(ahead()._replace(step=cost))
   assert '1 loops of the step have no length' in text
 
 
@@ -260,11 +267,11 @@ FOUR = (
 
 @pytest.mark.parametrize('groups', FOUR)
 def test_messages_of_a_program_as_tpus_have_it(groups):
-  parsed = hlo.parse(ON_TPU.replace('REPLICA_GROUPS', groups))
+  parsed = instructions.parse(ON_TPU.replace('REPLICA_GROUPS', groups))
   found = list(execution.walk(parsed))
-  Collective = collectives.Collective
+  Collective = costs.Collective
   # Six times 2 x 512 bfloat16 in a loop; a ring sends 2 x 3/4 of each.
-  assert collectives.collectives(
+  assert costs.collectives(
     (each for each in found if not each.is_update), 8
   ) == (
     Collective('all-reduce', 6, 6 * 2048, 6 * 2048 * 3 // 2),
@@ -272,18 +279,16 @@ def test_messages_of_a_program_as_tpus_have_it(groups):
     Collective('collective-permute', 1, 1024, 1024),
   )
   # In the branch of an update: 32 x 8 float32 of each of four devices.
-  assert collectives.collectives(
-    (each for each in found if each.is_update), 8
-  ) == (
+  assert costs.collectives((each for each in found if each.is_update), 8) == (
     Collective('all-gather', 1, 4096, 3072),
     Collective('reduce-scatter', 1, 4096, 3072),
   )
 
 
 def test_groups_of_an_unknown_form_are_not_guessed():
-  assert collectives.group_size('channel_id=1, replica_groups={}', 8) == 8
+  assert costs.group_size('channel_id=1, replica_groups={}', 8) == 8
   with pytest.raises(ValueError, match='cannot read the groups'):
-    collectives.group_size('replica_groups=new{0}', 8)
+    costs.group_size('replica_groups=new{0}', 8)
 
 
 # As libtpu writes them: a message that passes behind a product.
@@ -328,11 +333,11 @@ ENTRY %main (p: bf16[8,16], x: f32[4,4]) -> bf16[32,16] {
 
 
 def test_a_message_on_its_way_is_counted_once():
-  parsed = hlo.parse(ON_ITS_WAY)
+  parsed = instructions.parse(ON_ITS_WAY)
   found = list(execution.walk(parsed))
-  [gathered] = collectives.collectives(found, 8)
+  [gathered] = costs.collectives(found, 8)
   assert gathered == ('all-gather', 1, 1024, 768)
-  moved = {e.instruction.name: traffic.traffic(parsed, e) for e in found}
+  moved = {e.instruction.name: costs.traffic(parsed, e) for e in found}
   # Read and write 4 x 4 float32; what passes by is not touched.
   assert moved['passed'] == 2 * 64
   assert sum(moved.values()) < 4 * 1024
@@ -347,19 +352,19 @@ def test_a_message_on_its_way_is_counted_once():
 )
 def test_a_product_over_heads_is_counted_once(line):
   """x[B, L, D] @ w[D, H, K], as a TPU has it: H is padded to slide over w."""
-  parsed = hlo.parse(
+  parsed = instructions.parse(
     'HloModule h\nENTRY %main (x: bf16[2,4,16,1]) -> bf16[2,4,8,6] {\n'
     '  %x = bf16[2,4,16,1]{3,2,1,0} parameter(0)\n'
     '  %w = bf16[16,8,6,1]{3,2,1,0} parameter(1)\n'
     f'  ROOT %y = {line}\n}}\n'
   )
   [*_, product] = execution.walk(parsed)
-  assert work.flops(product) == 2 * (2 * 4) * 16 * (8 * 6)
+  assert costs.flops(product) == 2 * (2 * 4) * 16 * (8 * 6)
 
 
 def test_a_product_for_each_head_is_counted_once():
   """Attention's q k^T on a TPU: rows and heads are axes dilated apart."""
-  parsed = hlo.parse(
+  parsed = instructions.parse(
     'HloModule h\nENTRY %main (q: bf16[2,32,8,16]) -> f32[2,8,32,32] {\n'
     '  %q = bf16[2,32,8,16]{3,2,1,0} parameter(0)\n'
     '  %k = bf16[2,32,8,16]{3,2,1,0} parameter(1)\n'
@@ -368,7 +373,7 @@ def test_a_product_for_each_head_is_counted_once():
     'dim_labels=0b1f_0o1i->01bf\n}\n'
   )
   [*_, product] = execution.walk(parsed)
-  assert work.flops(product) == 2 * (2 * 8) * 32 * 32 * 16
+  assert costs.flops(product) == 2 * (2 * 8) * 32 * 32 * 16
 
 
 def test_messages_of_a_real_program_are_those_that_were_asked_for():
@@ -379,7 +384,7 @@ def test_messages_of_a_real_program_are_those_that_were_asked_for():
     return sums.sum(axis=0)
 
   _, found = executed(mean_of_rows, sharded((128, 8), 'x'))
-  [reduced] = collectives.collectives(found, 8)
+  [reduced] = costs.collectives(found, 8)
   assert reduced.kind == 'all-reduce'
   # The compiler may sum the five over devices at once.
   assert reduced.n_bytes in (5 * 8 * 4, 8 * 4)
@@ -389,8 +394,8 @@ def test_messages_of_a_real_program_are_those_that_were_asked_for():
 def test_a_gathered_array_counts_whole():
   x = sharded((128, 8), 'x')
   gather = jax.jit(lambda x: x + 1, out_shardings=sharded((), *[]).sharding)
-  parsed = hlo.parse(gather.lower(x).compile().as_text())
-  [gathered] = collectives.collectives(execution.walk(parsed), 8)
+  parsed = instructions.parse(gather.lower(x).compile().as_text())
+  [gathered] = costs.collectives(execution.walk(parsed), 8)
   assert gathered == ('all-gather', 1, 4096, 4096 * 7 // 8)
 
 
@@ -399,7 +404,7 @@ def test_a_slice_of_a_large_array_costs_the_slice():
     return jax.lax.dynamic_index_in_dim(x, i) * 2
 
   parsed, found = executed(one_of, jnp.ones((1000, 64)), 3)
-  assert sum(traffic.traffic(parsed, each) for each in found) < 4 * 64 * 4
+  assert sum(costs.traffic(parsed, each) for each in found) < 4 * 64 * 4
 
 
 def test_a_mask_update_sends_nothing_but_counts():
@@ -437,7 +442,7 @@ def test_the_gradients_are_summed_over_the_devices_that_share_them():
   ],
 )
 def test_a_topology_is_read_from_its_name(name, n_devices, layout):
-  found = topology.parse(name)
+  found = topology.parse_topology(name)
   assert (found.n_devices, found.layout) == (n_devices, layout)
   assert (found.chip is None) == name.startswith('cpu')
   if layout:
@@ -504,7 +509,7 @@ def test_the_command_prints_a_table_of_80_columns(capsys):
   argv.append('--config.pruning.sparsity=0')
   assert train.main(argv) == 0
   lines = capsys.readouterr().out.splitlines()
-  assert max(map(len, lines)) <= WIDTH
+  assert max(map(len, lines)) <= 80
   text = '\n'.join(lines)
   assert 'One of 8 x CPU (cpu-8): data 8, fsdp 1, tensor 1' in text
   for label in ('Parameters', 'Optimizer', 'Masks', 'Temporaries', 'FLOPs'):
@@ -514,25 +519,25 @@ def test_the_command_prints_a_table_of_80_columns(capsys):
 
 
 def on_chip(**memory_changes):
-  where = topology.parse('v5e-8')._replace(is_fake=True)
+  where = topology.parse_topology('v5e-8')._replace(is_fake=True)
   result = ahead()._replace(topology=where)
   return result._replace(memory=result.memory._replace(**memory_changes))
 
 
 def test_whether_it_fits_is_said_of_the_chip():
   assert on_chip().fits
-  assert 'fits: 0.0% of 16 GiB' in report.ahead_table(on_chip())
+  assert 'fits: 0.0% of 16 GiB' in device_table.step_table(on_chip())
   large = on_chip(temporaries=17 * hardware.GIB)
   assert large.fits is False
-  text = report.ahead_table(large)
+  text = device_table.step_table(large)
   assert 'DOES NOT FIT: 106.3% of 16 GiB' in text
-  assert max(map(len, text.splitlines())) <= WIDTH
+  assert max(map(len, text.splitlines())) <= 80
   assert ahead().fits is None
 
 
 def test_a_refusal_of_the_compiler_is_said_in_its_words():
   words = 'Ran out of memory in memory space hbm. Used 21.09G of 15.75G hbm.'
-  text = report.ahead_table(
+  text = device_table.step_table(
     on_chip()._replace(memory=None, step=None, update=None, refusal=words)
   )
   assert words in text.replace('\n', ' ') and 'too much' in text
@@ -551,11 +556,9 @@ def test_every_chip_has_a_size_a_speed_and_a_source():
 @pytest.mark.skipif(not topology.has_libtpu(), reason='needs libtpu')
 def test_a_tpu_slice_is_compiled_by_its_own_compiler():
   config = tiny.tiny_config(mesh=MESH, model={'compute_dtype': 'bfloat16'})
-  result = program.compile_ahead(config, topology.parse('v5e-8'))
-  nonzero = counts.linear_parameters(config.model)
-  of_model = counts.flops_per_token(config.model, nonzero)
+  result = program.compile_train_step(config, topology.parse_topology('v5e-8'))
   assert 8 * result.step.flops == pytest.approx(
-    of_model * config.tokens_per_step, rel=1e-6
+    flops_of_model(config), rel=1e-6
   )
   assert {c.kind for c in result.update.collectives} == {'all-reduce'}
   assert not result.step.loops and not result.update.loops
@@ -577,13 +580,13 @@ def split_over(**mesh):
   model = {'d_model': 256, 'compute_dtype': 'bfloat16', 'remat': True}
   changes = {'batch_size': 64, 'accumulation_steps': 2, 'pruning': DENSE}
   config = tiny.tiny_config(mesh={'tensor': 1, **mesh}, model=model, **changes)
-  result = program.compile_ahead(config, topology.parse('v5e-16'))
+  result = program.compile_train_step(config, topology.parse_topology('v5e-16'))
   return config, {c.kind: c for c in result.step.collectives}
 
 
 def scattered(**mesh):
   """What the compiler makes of a reduce-scatter over fsdp, asked for."""
-  devices = topology.devices(topology.parse('v5e-16'))
+  devices = topology.devices(topology.parse_topology('v5e-16'))
   where = jax.make_mesh(
     tuple(mesh.values()),
     tuple(mesh),
@@ -600,8 +603,8 @@ def scattered(**mesh):
   rows = jax.ShapeDtypeStruct(
     (16 * 1024, 1024), jnp.float32, sharding=NamedSharding(where, split)
   )
-  parsed = hlo.parse(jax.jit(scatter).lower(rows).compile().as_text())
-  return collectives.collectives(execution.walk(parsed), 16)
+  parsed = instructions.parse(jax.jit(scatter).lower(rows).compile().as_text())
+  return costs.collectives(execution.walk(parsed), 16)
 
 
 MESHES = ({'data': 4, 'fsdp': 4}, {'data': 1, 'fsdp': 16})
@@ -628,9 +631,11 @@ def test_a_kernel_is_gathered_for_each_pass(mesh):
 
 def test_what_is_no_program_is_refused():
   with pytest.raises(ValueError, match='no ENTRY'):
-    hlo.parse('nothing')
+    instructions.parse('nothing')
   assert np.isclose(
-    hlo.n_bytes('(f32[2,3]{1,0}, /*index=1*/s4[3], pred[])'), 24 + 2 + 1, atol=1
+    instructions.n_bytes('(f32[2,3]{1,0}, /*index=1*/s4[3], pred[])'),
+    24 + 2 + 1,
+    atol=1,
   )
   with pytest.raises(config_lib.ConfigError, match='must be'):
-    topology.parse('cpu-08')
+    topology.parse_topology('cpu-08')

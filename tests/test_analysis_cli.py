@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -19,8 +20,9 @@ from jax_sparse_pretrain.analysis import (
   average_parameters,
   load_runs,
 )
-from jax_sparse_pretrain.analysis.__main__ import PROGRAM, main
-from jax_sparse_pretrain.analysis.verbs import VERBS
+from jax_sparse_pretrain.analysis.__main__ import main
+from jax_sparse_pretrain.analysis.command import PROGRAM
+from jax_sparse_pretrain.analysis.verbs import VERBS, load
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAW = ScalingLaw(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.36)
@@ -59,18 +61,24 @@ def refused(capsys):
   return refused
 
 
-@pytest.fixture
-def runs_file(tmp_path, run):
-  path = tmp_path / 'runs.csv'
-  run(*SIMULATE, '--noise', '0.002', '--out', path)
-  return path
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+  """A table of 32 simulated runs, and the fit to them."""
+  folder = tmp_path_factory.mktemp('made')
+  table, fit = folder / 'runs.csv', folder / 'fit.json'
+  assert main([*SIMULATE, '--noise=0.002', f'--out={table}']) == 0
+  assert main(['fit', str(table), '--bootstrap=40', f'--out={fit}']) == 0
+  return folder
 
 
 @pytest.fixture
-def fit_file(tmp_path, run, runs_file):
-  path = tmp_path / 'fit.json'
-  run('fit', runs_file, '--bootstrap', '40', '--out', path)
-  return path
+def runs_file(made, tmp_path):
+  return pathlib.Path(shutil.copy(made / 'runs.csv', tmp_path))
+
+
+@pytest.fixture
+def fit_file(made, tmp_path, runs_file):
+  return pathlib.Path(shutil.copy(made / 'fit.json', tmp_path))
 
 
 @pytest.mark.parametrize('arguments', [[], ['--help']])
@@ -82,12 +90,15 @@ def test_without_a_verb_it_says_which_there_are(run, arguments):
     assert example.startswith(f'  {name} ')
 
 
-@pytest.mark.parametrize('verb', VERBS)
+PICTURES = [f'plot {name}' for name in load('plot')]
+
+
+@pytest.mark.parametrize('verb', [*VERBS, *PICTURES])
 def test_every_verb_explains_itself_in_80_columns(run, verb, monkeypatch):
   monkeypatch.setenv('COLUMNS', '80')
-  help_ = run(verb, '--help')
+  help_ = run(*verb.split(), '--help')
   assert help_.startswith(f'usage: {PROGRAM} {verb} ')
-  assert '--json' in help_ and '--out' in help_
+  assert verb == 'plot' or ('--json' in help_ and '--out' in help_)
   assert max(map(len, help_.splitlines())) <= 80
 
 
@@ -396,6 +407,33 @@ def test_the_published_runs_are_fitted_as_their_page_says(
   assert len(found['loss']) == 240
   assert len(json.loads(t5)['loss']) == 48
   assert abs(json.loads(average)['runs'][0]['density'] - 0.3984) < 0.0015
+
+
+def documented():
+  text = (ROOT / 'docs' / 'analysis.md').read_text()
+  blocks = re.findall(r'```\n\$ (.*)\n((?:(?!```).*\n)*)```', text)
+  for command, printed in blocks:
+    words = command.removeprefix(f'{PROGRAM} ')
+    # The resamples of these runs take long to settle.
+    marks = [pytest.mark.slow] if 't5.args' in words else []
+    yield pytest.param(words, printed, marks=marks, id=words.split()[0])
+
+
+@pytest.mark.parametrize(('words', 'printed'), list(documented()))
+def test_the_docs_show_what_the_commands_print(
+  words, printed, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setenv('COLUMNS', '80')
+  if '/tmp/chinchilla.json' in words:
+    law = str(tmp_path / 'law.json')
+    assert main(['fit', '@published_runs/chinchilla.args', '--out', law]) == 0
+    words = words.replace('/tmp/chinchilla.json', law)
+    capsys.readouterr()
+  command, _, hidden = words.partition(' 2> ')
+  assert main(shlex.split(command)) == 0
+  output = capsys.readouterr()
+  assert output.out + ('' if hidden else output.err) == printed
 
 
 FIT = ['fit', 'runs.csv']

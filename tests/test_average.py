@@ -7,11 +7,11 @@ import pytest
 from written import COUNTS, DENSE, STEPS, TOKENS_PER_STEP, per_step, write_run
 
 from jax_sparse_pretrain import history
-from jax_sparse_pretrain.analysis.runs.average import (
+from jax_sparse_pretrain.analysis.averages import (
   average_parameters,
   planned_average,
+  read_averages,
 )
-from jax_sparse_pretrain.analysis.runs.workdirs import read_averages
 from jax_sparse_pretrain.planning import plan
 
 CARDS = pathlib.Path(__file__).parents[1] / 'published_runs'

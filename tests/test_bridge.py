@@ -4,16 +4,36 @@ import pathlib
 import sys
 
 import jax
-import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from updater_runs import (
+  ALGORITHMS,
+  END,
+  EVERY,
+  GLOBAL,
+  KERNELS,
+  RUNS,
+  SPARSE_FROM_THE_START,
+  SPARSITY,
+  START,
+  STEPS,
+  STRAIGHT_THROUGH,
+  golden,
+  loss_fn,
+  some_batches,
+  some_params,
+  their_run,
+)
 
 from jax_sparse_pretrain import command_line, pruning
 from jax_sparse_pretrain.model.decoder import Decoder
-from jax_sparse_pretrain.pruning.jaxpruner import bridge, upstream
+from jax_sparse_pretrain.pruning.jaxpruner import (
+  jaxpruner_pruner,
+  load_jaxpruner,
+  upstream,
+)
 from jax_sparse_pretrain.runs import checkpoint
 from jax_sparse_pretrain.schedule import PruningSchedule
 from jax_sparse_pretrain.training import loss as loss_lib
@@ -21,27 +41,16 @@ from jax_sparse_pretrain.training import optimizer as optimizer_lib
 from jax_sparse_pretrain.training import recipe, step
 
 SMOKE = pathlib.Path(__file__).parents[1] / 'configs' / 'smoke.py'
-GLOBAL = ('global_magnitude', 'global_saliency')
-STRAIGHT_THROUGH = ('magnitude_ste', 'random_ste')
-SPARSE_FROM_THE_START = ('static_sparse', 'set', 'rigl')
-ALGORITHMS = (
-  *('no_prune', 'magnitude', 'random', 'saliency'),
-  *(GLOBAL + STRAIGHT_THROUGH + SPARSE_FROM_THE_START),
-)
-SHAPES = {'a/kernel': (16, 24), 'b/kernel': (24, 8)}
-KERNELS = {n: pruning.Kernel(s, stacked=False) for n, s in SHAPES.items()}
-SPARSITY, START, END, EVERY = 0.75, 4, 16, 4
-STEPS = 24
 
 
 @pytest.fixture
 def jaxpruner():
   pytest.importorskip('jaxpruner')
-  return upstream.load_jaxpruner()
+  return load_jaxpruner()
 
 
 def make_pruner(algorithm, kernels=KERNELS, **options):
-  return bridge.jaxpruner_pruner(
+  return jaxpruner_pruner(
     kernels,
     dict.fromkeys(kernels, SPARSITY),
     algorithm,
@@ -50,62 +59,6 @@ def make_pruner(algorithm, kernels=KERNELS, **options):
     options=options,
     seed=5,
   )
-
-
-def some_params():
-  rng = np.random.default_rng(0)
-  a, b = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in SHAPES.values())
-  scale = jnp.ones(8)
-  return {'a': {'kernel': a}, 'b': {'kernel': b}, 'n': {'scale': scale}}
-
-
-def some_batches():
-  rng = np.random.default_rng(1)
-  return jnp.asarray(rng.normal(size=(STEPS, 32, 24)), jnp.float32)
-
-
-def loss_fn(params, rows):
-  hidden = jnp.tanh(rows[:, :16] @ params['a']['kernel'])
-  predicted = hidden @ params['b']['kernel'] * params['n']['scale']
-  loss = jnp.mean(jnp.square(predicted - rows[:, 16:]))
-  return loss, {'train_loss': loss}
-
-
-def their_config(algorithm, **options):
-  return ml_collections.ConfigDict(
-    {
-      'algorithm': algorithm,
-      'dist_type': 'uniform',
-      'sparsity': SPARSITY,
-      'update_freq': EVERY,
-      'update_start_step': START,
-      'update_end_step': END,
-      **options,
-    }
-  )
-
-
-def their_run(jaxpruner, algorithm, params, **options):
-  """jaxpruner's own loop with its own schedule."""
-  updater = jaxpruner.create_updater_from_config(
-    their_config(algorithm, **options)
-  )
-  updater.rng_seed = jax.random.PRNGKey(5)
-  tx = updater.wrap_optax(optax.adam(0.05))
-
-  @jax.jit
-  def train_step(params, state, rows):
-    seen = updater.pre_forward_update(params, state)
-    grads = jax.grad(loss_fn, has_aux=True)(seen, rows)[0]
-    updates, state = tx.update(grads, state, params)
-    params = optax.apply_updates(params, updates)
-    return updater.post_gradient_update(params, state), state
-
-  state = tx.init(params)
-  params = updater.post_gradient_update(params, state)
-  for rows in some_batches():
-    params, state = train_step(params, state, rows)
-  return params, state, updater.scheduler
 
 
 class Ours:
@@ -134,7 +87,7 @@ class Ours:
 def test_weights_and_masks_are_those_of_jaxpruners_own_loop(
   jaxpruner, algorithm
 ):
-  params, theirs, schedule = their_run(jaxpruner, algorithm, some_params())
+  params, theirs, schedule, _ = their_run(algorithm)
   if algorithm == 'no_prune':
     schedule = jaxpruner.PolynomialSchedule(EVERY, START, END)
   run = Ours(algorithm)
@@ -149,10 +102,22 @@ def test_weights_and_masks_are_those_of_jaxpruners_own_loop(
     params,
   )
   assert int(ours.masks.count) == int(theirs.count) == STEPS
-  their_masks = pruning.pruner.by_path(theirs.masks)
+  their_masks = pruning.by_path(theirs.masks)
   assert ours.masks.masks.keys() == their_masks.keys()
   for name, mask in their_masks.items():
     np.testing.assert_array_equal(ours.masks.masks[name], mask, name)
+
+
+@pytest.mark.parametrize('run', RUNS)
+def test_jaxpruner_itself_gives_what_it_gave(jaxpruner, run):
+  params, _, _, seen = their_run(**RUNS[run])
+  once_seen, once_params = golden(run)
+  np.testing.assert_array_equal(seen, once_seen)
+  jax.tree.map(
+    lambda now, once: np.testing.assert_allclose(now, once, atol=1e-5),
+    params,
+    once_params,
+  )
 
 
 def test_every_algorithm_that_jaxpruner_registers_is_tested(jaxpruner):
@@ -250,7 +215,7 @@ def test_forty_steps_of_the_smoke_model_train_and_end_at_the_target(
     assert sum(last.values()) == round(0.25 * sum(sizes.values()))
   else:
     assert last == target
-  kernels = pruning.pruner.select(state.params, sizes)
+  kernels = pruning.kernels.select(state.params, sizes)
   nonzero = {name: int((w != 0).sum()) for name, w in kernels.items()}
   dense = algorithm in (*STRAIGHT_THROUGH, 'no_prune')
   assert nonzero == (sizes if dense else last)
@@ -348,7 +313,7 @@ def test_what_jaxpruner_cannot_do_is_refused(
 @pytest.mark.parametrize('algorithm', ['rigl', 'set'])
 def test_a_drop_fraction_needs_steps_to_fall(jaxpruner, algorithm):
   with pytest.raises(ValueError, match='end, step 0: must be at least 1'):
-    bridge.jaxpruner_pruner(
+    jaxpruner_pruner(
       KERNELS, dict.fromkeys(KERNELS, 0.5), algorithm, sparsity=0.5, end_step=0
     )
 

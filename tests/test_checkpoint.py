@@ -27,7 +27,7 @@ def abstract_state(mesh=FSDP, sparsity=0.8):
   n_devices = math.prod(size for _, size in mesh)
   experiment = setup.set_up(config, jax.devices()[:n_devices])
   experiment.batches.close()
-  return experiment.abstract_state
+  return experiment.programs.abstract_state
 
 
 def random_state(abstract, seed=0):

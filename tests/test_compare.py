@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from jax_sparse_pretrain.analysis.verbs.compare import render
 from scipy import stats
 from t5 import t5_runs
 
@@ -19,8 +20,7 @@ from jax_sparse_pretrain.analysis import (
 from jax_sparse_pretrain.analysis.__main__ import main
 from jax_sparse_pretrain.analysis.comparison import splits
 from jax_sparse_pretrain.analysis.fitting import forms
-from jax_sparse_pretrain.analysis.runs.table import NUMBERS
-from jax_sparse_pretrain.analysis.verbs.compare import render
+from jax_sparse_pretrain.analysis.runs_table import NUMBERS
 
 TESTS = ('one_sparsity_out', 'largest_compute_out', 'dense_to_sparse')
 PLAIN = ('average N', 'final N', 'initial N')

@@ -1,6 +1,5 @@
 """Arms against a reference, schedules against the best, and the noise floor."""
 
-import argparse
 import json
 
 import numpy as np
@@ -19,7 +18,9 @@ from jax_sparse_pretrain.analysis import (
 from jax_sparse_pretrain.analysis.__main__ import main
 from jax_sparse_pretrain.analysis.contrasts import read_places
 from jax_sparse_pretrain.analysis.ranking import critical_gap
-from jax_sparse_pretrain.analysis.verbs import pictures
+from jax_sparse_pretrain.analysis.verbs import draw
+from jax_sparse_pretrain.analysis.verbs.arguments import AskedRuns
+from jax_sparse_pretrain.analysis.verbs.compare_runs import rank_runs
 
 NAMES = r'(?P<block>s\d)_(?P<arm>[a-z]+)_(?P<seed>\d)'
 SPARSE, DENSE = np.array([2.1, 2.4, 2.2]), np.array([2.0, 2.2, 2.3])
@@ -231,14 +232,7 @@ def test_rank_reads_the_table_of_a_sweep(tmp_path, capsys):
 
 def test_the_heat_map_reads_the_table_of_a_sweep(tmp_path):
   path = write_table(tmp_path / 'runs.csv', sweep_rows())
-  arguments = {'paths': [str(path)], 'noise': 0.03, 'level': 0.95}
-  unused = dict.fromkeys(('column', 'where'), []) | {
-    'drop_highest_loss': 0,
-    'unfinished': False,
-  }
-  figure, _ = pictures.DRAW['schedules'](
-    argparse.Namespace(**arguments, **unused)
-  )
+  figure = draw.heat_map(*rank_runs(AskedRuns([str(path)]), 0.03, 0.95))
   axes = figure.axes[0]
   shown = axes.images[0].get_array()
   np.testing.assert_allclose(np.diag(shown), [0, 50, 400], atol=1e-9)

@@ -1,4 +1,9 @@
+"""The file of the mask history: exact, checked line by line, durable."""
+
 import json
+import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -30,6 +35,39 @@ def path(tmp_path):
 
 def test_what_is_written_is_read(path):
   assert history.read(path) == history.History(HEADER, ROWS)
+
+
+def test_a_row_is_on_disk_when_append_returns(path, monkeypatch):
+  really_sync, synced = os.fsync, []
+
+  def fsync(descriptor):
+    really_sync(descriptor)
+    assert os.path.sameopenfile(descriptor, reader.fileno())
+    synced.append(path.read_text())
+
+  monkeypatch.setattr(os, 'fsync', fsync)
+  with open(path) as reader:
+    history.append(path, history.Row(9, 5, {'a/kernel': 5, 'b/kernel': 0}))
+  # The whole row had left this process before it was synced.
+  assert synced == [path.read_text()]
+  assert synced[0].endswith('"b/kernel": 0}}\n')
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(path):
+  """The disk is full half way: no file may have more than 500 bytes."""
+  code = (
+    'import resource, sys\n'
+    'from jax_sparse_pretrain import history\n'
+    'past = history.read(sys.argv[1])\n'
+    'resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n'
+    'history.write(sys.argv[1], past.header, 9 * past.rows)'
+  )
+  before = path.read_bytes()
+  assert 250 < len(before) < 500
+  command = [sys.executable, '-c', code, path]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert 'File too large' in done.stderr
+  assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize('steps', [1, 3, 4, 7, 8, 50])

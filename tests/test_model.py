@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -191,6 +192,27 @@ def test_bfloat16_computes_near_float32_with_float32_weights_and_logits():
   assert 1e-4 < error < 0.1
   _, grads = loss_and_gradients(half, params)
   assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(grads))
+
+
+def test_the_head_multiplies_narrow_numbers_forward_and_backward():
+  """Its logits are float32; a float32 backward pass would take twice as long.
+
+  Read from the program, since the gradients hardly differ.
+  """
+  config = dataclasses.replace(SMALL, compute_dtype='bfloat16')
+  model, params = init(config)
+  loss_fn = loss_lib.make_loss_fn(lambda p, t: model.apply({'params': p}, t))
+  gradient = jax.jit(jax.grad(loss_fn, has_aux=True))
+  text = gradient.lower(params, some_rows(config)).as_text()
+  products = re.findall(r'dot_general.* : \((.*)\) -> tensor<(.*)>', text)
+  # The products of the head alone have the vocabulary, 48, as an axis.
+  of_head = [p for p in products if '48x' in f'{p[0]} {p[1]}']
+  assert [result for _, result in of_head] == [
+    '2x16x48xf32',  # logits
+    '2x16x32xbf16',  # gradient of the activations
+    '32x48xbf16',  # gradient of the kernel
+  ]
+  assert all(operands.count('bf16') == 2 for operands, _ in of_head)
 
 
 def test_the_loss_is_mean_cross_entropy_of_the_next_token():

@@ -18,12 +18,12 @@ from jax_sparse_pretrain.analysis import (
   simulate_runs,
 )
 from jax_sparse_pretrain.analysis.__main__ import main
-from jax_sparse_pretrain.analysis.plans.architecture import (
+from jax_sparse_pretrain.analysis.architecture import (
   choose_architecture,
   depths,
   widths,
 )
-from jax_sparse_pretrain.analysis.plans.command import BASES
+from jax_sparse_pretrain.analysis.train_command import BASES
 from jax_sparse_pretrain.config import Model
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.training import recipe
@@ -495,7 +495,7 @@ def run(capsys):
   return run
 
 
-@pytest.mark.parametrize('compute', [1e21, 1e24, 1e25, 1e26])
+@pytest.mark.parametrize('compute', [1e21, 1e26])
 def test_plans_of_any_size_fit_80_columns(run, compute, monkeypatch):
   monkeypatch.setenv('COLUMNS', '80')
   text = run(f'--law={NUMBERS}', f'--compute={compute}').out

@@ -1,15 +1,18 @@
 """The pictures show what they were given, and all of it can be read."""
 
 import dataclasses
+import functools
+import importlib.util
 import itertools
+import pathlib
 import re
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.image import imread
 from matplotlib.patches import Rectangle, StepPatch
 from matplotlib.text import Text
-from PIL import Image
 from t5 import COLUMNS, PATH, t5_runs
 from written import COUNTS, DENSE, STEPS, TOKENS_PER_STEP, per_step, write_run
 
@@ -24,17 +27,20 @@ from jax_sparse_pretrain.analysis import (
 )
 from jax_sparse_pretrain.analysis.__main__ import main
 from jax_sparse_pretrain.analysis.plots import labels, sparsity, style
-from jax_sparse_pretrain.analysis.plots.coefficients import plot_coefficients
-from jax_sparse_pretrain.analysis.plots.density import plot_density
-from jax_sparse_pretrain.analysis.plots.isoflops import (
+from jax_sparse_pretrain.analysis.plots.coefficient_picture import (
+  plot_coefficients,
+)
+from jax_sparse_pretrain.analysis.plots.density_picture import plot_density
+from jax_sparse_pretrain.analysis.plots.isoflop_picture import (
   plot_isoflops,
   round_budgets,
 )
-from jax_sparse_pretrain.analysis.plots.law import levels, plot_law
-from jax_sparse_pretrain.analysis.plots.predicted import plot_predicted
-from jax_sparse_pretrain.analysis.plots.schedules import plot_schedules
+from jax_sparse_pretrain.analysis.plots.law_picture import levels, plot_law
+from jax_sparse_pretrain.analysis.plots.prediction_picture import plot_predicted
+from jax_sparse_pretrain.analysis.plots.schedule_picture import plot_schedules
 from jax_sparse_pretrain.planning import plan
 
+DRAW_SCHEDULES = pathlib.Path(__file__).parents[1] / 'docs/draw_schedules.py'
 LAW = ScalingLaw(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.36)
 SIZES, TOKENS = (1e8, 2e8, 4e8, 8e8), (2e9, 4e9, 1e10, 3e10)
 N, D = np.array(list(itertools.product(SIZES, TOKENS))).T
@@ -104,8 +110,14 @@ def long_names():
   )
 
 
+@functools.cache
+def law_picture():
+  """For tests that look at it and do not change it."""
+  return plot_law(T5, LAW)
+
+
 PICTURES = {
-  'law': lambda: plot_law(T5, LAW),
+  'law': law_picture,
   'law of dense runs': lambda: plot_law(dense_runs(), FIT),
   'law of many sparsities': lambda: plot_law(many_sparsities(), LAW, 'final'),
   'law of few runs': lambda: plot_law(T5.select(np.array([0, 1])), LAW),
@@ -159,26 +171,35 @@ def test_no_text_is_cut_or_small_or_over_another(name, monkeypatch):
     assert width < 1 or height < 0.25 * min(a.height, b.height), (text, other)
 
 
+@pytest.mark.parametrize('kind', ['average', 'final', 'initial'])
+def test_no_legend_is_over_points_or_curves(kind):
+  for figure in (
+    plot_law(T5, LAW, kind),
+    plot_isoflops(LAW, BUDGETS, T5, kind),
+  ):
+    figure.draw_without_rendering()
+    legends = [axes.get_legend() for axes in figure.axes]
+    for legend in filter(None, legends):
+      box = legend.get_window_extent()
+      assert not any(box.overlaps(axes.bbox) for axes in figure.axes)
+
+
 @pytest.mark.parametrize('kind', ['png', 'svg'])
-def test_a_picture_is_the_same_bytes_each_time(kind, tmp_path):
+def test_a_picture_is_as_wide_as_a_readme_and_always_the_same(kind, tmp_path):
   for name in ('a', 'b'):
     style.save(plot_law(T5, LAW), tmp_path / f'{name}.{kind}')
+  if kind == 'png':
+    assert imread(tmp_path / 'a.png').shape[1] == 1200
   first = (tmp_path / f'a.{kind}').read_bytes()
   assert first == (tmp_path / f'b.{kind}').read_bytes()
   assert len(first) > 10_000
   assert b'<dc:date>' not in first
 
 
-def test_a_png_is_as_wide_as_a_readme_and_small(tmp_path):
-  style.save(plot_law(T5, LAW), tmp_path / 'law.png')
-  with Image.open(tmp_path / 'law.png') as image:
-    assert image.size[0] == 1200
-  assert (tmp_path / 'law.png').stat().st_size < 150_000
-
-
 def test_another_kind_of_file_is_refused(tmp_path):
   with pytest.raises(ValueError, match="'gif': must be png or svg"):
-    style.save(plot_law(T5, LAW), tmp_path / 'law.gif')
+    style.save(law_picture(), tmp_path / 'law.gif')
+  assert not list(tmp_path.iterdir())
 
 
 def offsets(axes):
@@ -202,7 +223,7 @@ def test_the_runs_are_drawn_over_n_and_over_d_with_their_residuals():
 
 
 def test_the_curves_are_the_law_at_what_their_labels_say():
-  over_n, over_d, *_ = plot_law(T5, LAW).axes
+  over_n, over_d, *_ = law_picture().axes
   for line, d in zip(over_n.lines, np.unique(T5.tokens), strict=True):
     np.testing.assert_allclose(line.get_ydata(), LAW.loss(line.get_xdata(), d))
   # From the lowest curve up.
@@ -229,14 +250,14 @@ def test_curves_that_leave_the_picture_are_named_where_they_do():
 
 
 def test_runs_have_the_colour_of_their_sparsity():
-  colours = offsets(plot_law(T5, LAW).axes[0])[1]
+  colours = offsets(law_picture().axes[0])[1]
   by_sparsity = {
     s: {tuple(c) for c in colours[T5.sparsity == s]}
     for s in np.unique(T5.sparsity)
   }
   assert all(len(each) == 1 for each in by_sparsity.values())
   assert len(set.union(*by_sparsity.values())) == 4
-  legend = plot_law(T5, LAW).axes[0].get_legend()
+  legend = law_picture().axes[1].get_legend()
   names = [text.get_text() for text in legend.get_texts()]
   assert names == ['0 %', '50 %', '75 %', '87.5 %']
 
@@ -385,6 +406,36 @@ def test_a_name_is_not_taken_for_a_formula():
   assert figure.axes[1].texts[0].get_text().startswith(r'$\nothing$, N_avg')
 
 
+def test_shapes_of_one_sparsity_are_told_apart():
+  spec = importlib.util.spec_from_file_location('draw', DRAW_SCHEDULES)
+  draw_schedules = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(draw_schedules)
+  over_steps, over_compute = draw_schedules.draw(dense_steps=1000).axes
+  assert len({line.get_color() for line in over_steps.lines}) == 5
+  for a, b, shape in zip(
+    over_steps.lines, over_compute.lines, draw_schedules.SHAPES, strict=True
+  ):
+    at = 0.5 if shape == 'one_shot' else None
+    each = plan(
+      shape=shape,
+      sparsity=0.8,
+      start=at or 0.25,
+      end=at or 0.75,
+      unit='compute_fraction',
+      every=20,
+      dense_steps=1000,
+    )
+    x, kept = a.get_data()
+    middles = np.arange(each.steps) + 0.5
+    np.testing.assert_allclose(
+      kept[np.searchsorted(x, middles)],
+      each.schedule.density(np.arange(each.steps)),
+      atol=1e-9,
+    )
+    np.testing.assert_array_equal(kept, b.get_ydata())
+    assert x[-1] == each.steps and b.get_xdata()[-1] == 1
+
+
 def test_no_density_to_draw_is_refused():
   with pytest.raises(ValueError, match='at least one'):
     plot_density([])
@@ -525,8 +576,8 @@ def test_density_of_workdirs_and_schedules_of_a_table(tmp_path):
   out = tmp_path / 'b.png'
   assert draw('schedules', table, '--noise=.01', '--out', out) == 0
   for name in 'ab':
-    with Image.open(tmp_path / f'{name}.png') as image:
-      assert len(image.convert('RGB').getcolors(10**6)) > 20
+    pixels = imread(tmp_path / f'{name}.png').reshape(-1, 4)
+    assert len(np.unique(pixels, axis=0)) > 20
 
 
 def test_a_saved_law_draws_what_its_runs_draw(tmp_path):
@@ -557,11 +608,11 @@ def test_a_saved_law_draws_what_its_runs_draw(tmp_path):
     (['density', '--sparsities', '.5', '--out=a.png'], '--linear_parameters'),
     (['schedules', PATH, '--out=a.png'], "no column 'start'"),
     (['schedules', PATH, PATH, '--out=a.png'], 'give one table'),
-    (['law', PATH, '--sparsity=0.5', '--out=a.png'], '--sparsity: law does'),
-    (['law', PATH, '--sparsities', '9', '--out=a.png'], '--sparsities: law'),
-    (['law', PATH, '--noise=3', '--out=a.png'], '--noise: law does not read'),
-    (['law', PATH, '--group=nosuch', '--out=a.png'], '--group: law does not'),
-    (['schedules', PATH, '--delta=1', '--out=a.png'], '--delta: schedules'),
+    (['law', PATH, '--sparsity=0.5', '--out=a.png'], 'arguments: --sparsity='),
+    (['law', PATH, '--sparsities', '9', '--out=a.png'], 'ments: --sparsities'),
+    (['law', PATH, '--noise=3', '--out=a.png'], 'arguments: --noise'),
+    (['law', PATH, '--group=nosuch', '--out=a.png'], 'arguments: --group'),
+    (['schedules', PATH, '--delta=1', '--out=a.png'], 'arguments: --delta'),
     (
       ['law', PATH, '--law', NUMBERS, '--delta=5', '--out=a.png'],
       '--delta: nothing is fitted with --law',

@@ -11,7 +11,6 @@ import process_worker
 import processes
 import pytest
 from processes import (
-  HEARTBEAT_TIMEOUT,
   LONG_START,
   LONG_STEPS,
   SAVE_EVERY,
@@ -25,7 +24,8 @@ from jax_sparse_pretrain.runs import snapshots
 from jax_sparse_pretrain.runs.checkpoint import Checkpoints
 from jax_sparse_pretrain.training import setup
 
-pytestmark = pytest.mark.slow
+# What this file holds of a whole run, test_agree.py holds of processes alone.
+slow = pytest.mark.slow
 
 EXIT_BAD_INPUT, EXIT_LOST, EXIT_STOPPED = 2, 69, 75
 JAX = tuple(map(int, jax.__version__.split('.')[:2]))
@@ -43,11 +43,19 @@ def two(launcher, tmp_path_factory):
   return workdir, launcher.finish_two(workdir)
 
 
-@pytest.fixture(scope='module', params=[8, 1])
-def one(launcher, tmp_path_factory, request):
-  """The workdir of the same run by one process."""
-  workdir = tmp_path_factory.mktemp('one') / 'run'
-  launcher.finish_one(workdir, request.param)
+@pytest.fixture(scope='module')
+def of_eight(launcher, tmp_path_factory):
+  """The workdir of the same run by one process of eight devices."""
+  workdir = tmp_path_factory.mktemp('of_eight') / 'run'
+  launcher.finish_one(workdir, 8)
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def of_one(launcher, tmp_path_factory):
+  """The workdir of the same run by one process of one device."""
+  workdir = tmp_path_factory.mktemp('of_one') / 'run'
+  launcher.finish_one(workdir, 1)
   return workdir
 
 
@@ -68,12 +76,16 @@ def losses(workdir):
   }
 
 
-def test_two_processes_train_like_one(two, one):
+@pytest.mark.parametrize(
+  'other', ['of_eight', pytest.param('of_one', marks=slow)]
+)
+def test_two_processes_train_like_one(two, other, request):
+  one = request.getfixturevalue(other)
   ours, theirs = losses(two[0]), losses(one)
   assert ours.keys() == theirs.keys()
   assert len(ours) == STEPS + STEPS // SAVE_EVERY
   # The sums of a step run in another order: float32 rounding, about 1e-7 of a
-  # loss near 5, grows over 60 steps. Seen: 4e-6.
+  # loss near 5, grows over the steps. Seen: 4e-6 after 60.
   worst = max(abs(ours[k] - theirs[k]) for k in ours)
   assert worst < 5e-5
   history = 'mask_history.jsonl'
@@ -91,7 +103,7 @@ def test_two_processes_train_like_one(two, one):
 
 def test_only_the_first_process_writes(two):
   workdir, (first, second) = two
-  assert 'Finished: 60 steps' in first.output
+  assert f'Finished: {STEPS} steps' in first.output
   assert second.output == ''
   assert [line for line in second.errors if 'step' in line] == []
   steps = [
@@ -123,12 +135,13 @@ def assert_same_arrays(a, b):
     assert a[name].tobytes() == b[name].tobytes(), name
 
 
+@slow
 @pytest.mark.parametrize('n_devices', [8, 4, 1])
 def test_one_process_loads_what_two_have_saved(launcher, two, n_devices):
   config = command_line.load_config(str(launcher.config), [])
   experiment = setup.set_up(config, jax.devices()[:n_devices])
   checkpoints = Checkpoints(two[0] / 'checkpoints', keep=3)
-  restored = checkpoints.restore_newest(experiment.abstract_state)
+  restored = checkpoints.restore_newest(experiment.programs.abstract_state)
   checkpoints.close()
   experiment.batches.set_state(restored.data)  # It has all streams.
   experiment.batches.close()
@@ -143,6 +156,7 @@ def test_one_process_loads_what_two_have_saved(launcher, two, n_devices):
   )
 
 
+@slow
 def test_one_process_goes_on_where_two_have_stopped(launcher, two, tmp_path):
   workdir = rewound(two[0], tmp_path / 'run', SAVE_EVERY)
   launcher.finish_one(workdir, 4)
@@ -152,9 +166,10 @@ def test_one_process_goes_on_where_two_have_stopped(launcher, two, tmp_path):
   assert (workdir / history).read_bytes() == (two[0] / history).read_bytes()
 
 
-def test_two_processes_go_on_where_one_has_stopped(launcher, one, tmp_path):
+@slow
+def test_two_processes_go_on_where_one_has_stopped(launcher, of_one, tmp_path):
   """State and masks to the bit; rows disjoint, complete and in order."""
-  start = rewound(one, tmp_path / 'run', SAVE_EVERY)
+  start = rewound(of_one, tmp_path / 'run', SAVE_EVERY)
   out = tmp_path / 'out'
   out.mkdir()
   command = [
@@ -191,6 +206,7 @@ def test_two_processes_go_on_where_one_has_stopped(launcher, one, tmp_path):
     assert not mask.all()
 
 
+@slow
 def test_sigterm_on_either_process_stops_both_after_the_same_step(
   launcher, long, tmp_path
 ):
@@ -235,6 +251,7 @@ def assert_same_run_but_for_stops(workdir, reference):
   assert (workdir / history).read_bytes() == (reference / history).read_bytes()
 
 
+@slow
 def test_a_killed_process_ends_the_other_in_time_with_a_line(
   launcher, long, tmp_path
 ):
@@ -248,7 +265,6 @@ def test_a_killed_process_ends_the_other_in_time_with_a_line(
   assert killed.status == -signal.SIGKILL
   # jax 0.8 ends a process by itself in the same moment, with 1.
   assert survivor.status == EXIT_LOST or (JAX < (0, 9) and survivor.status == 1)
-  assert survivor.seconds < HEARTBEAT_TIMEOUT + 15
   if survivor.status == EXIT_LOST:
     assert says_missing(1, survivor)
   launcher.finish_long(workdir)
@@ -261,17 +277,18 @@ def says_missing(process, survivor):
   return any(line.startswith(start) for line in survivor.errors)
 
 
+@slow
 def test_a_killed_coordinator_ends_the_others_too(launcher, tmp_path):
   killed, survivor = launcher.signal_when(
     lambda run: run.steps > 2, tmp_path / 'run', 0, signal.SIGKILL
   )
   assert killed.status == -signal.SIGKILL
   assert survivor.status == EXIT_LOST or (JAX < (0, 9) and survivor.status == 1)
-  assert survivor.seconds < HEARTBEAT_TIMEOUT + 15
   if survivor.status == EXIT_LOST:
     assert says_missing(0, survivor)
 
 
+@slow
 @pytest.mark.parametrize('process', [0, 1])
 def test_a_process_that_stays_alone_says_so_in_one_line(
   launcher, tmp_path, process
@@ -280,17 +297,18 @@ def test_a_process_that_stays_alone_says_so_in_one_line(
   command = launcher.train(
     tmp_path / 'run',
     *(f'--coordinator={address}', f'--process={process}', '--processes=2'),
-    '--connect_timeout=3',
+    '--connect_timeout=2',
   )
   [end] = processes.outcome([launcher.start(command, 1)])
   assert end.status == EXIT_LOST, end
   [line] = end.errors
   assert line.startswith(f'error: process {process} of 2 has not joined')
-  assert f'{address}, in 3 seconds' in line
+  assert f'{address}, in 2 seconds' in line
   assert ('some of the others' if process == 0 else 'nothing answers') in line
   assert not (tmp_path / 'run').exists()
 
 
+@slow
 def test_sigterm_while_others_are_awaited_is_heard(launcher, tmp_path):
   port = processes.free_port()
   command = launcher.train(
@@ -306,6 +324,7 @@ def test_sigterm_while_others_are_awaited_is_heard(launcher, tmp_path):
   assert end.errors == ['error: SIGTERM before all had come']
 
 
+@slow
 def test_what_is_wrong_in_one_process_ends_both(launcher, tmp_path):
   missing = f'--config.data.path={tmp_path}/none/*.txt'
   command = launcher.train(tmp_path / 'run')
@@ -316,6 +335,7 @@ def test_what_is_wrong_in_one_process_ends_both(launcher, tmp_path):
   assert first.startswith('error: process 1: data.path = ')
 
 
+@slow
 def test_processes_of_different_runs_are_refused(launcher, tmp_path):
   command = launcher.train(tmp_path / 'run')
   extra = ((), ('--config.seed=1',))
@@ -325,6 +345,7 @@ def test_processes_of_different_runs_are_refused(launcher, tmp_path):
     assert 'error: process 1: config.seed: must be the same' in end.errors[-1]
 
 
+@slow
 def test_a_workdir_that_is_not_shared_is_refused(launcher, tmp_path):
   command = launcher.train(tmp_path / 'run')
   extra = ((), (f'--workdir={tmp_path}/other',))

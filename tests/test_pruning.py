@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_sparse_pretrain import config, pruning, sharding
-from jax_sparse_pretrain.pruning import DISTRIBUTIONS, Kernel, wide
+from jax_sparse_pretrain.pruning import DISTRIBUTIONS, Kernel
+from jax_sparse_pretrain.pruning.distribution import Wide
 
 KERNELS = {
   'a/kernel': Kernel((3, 8, 6), stacked=True),
@@ -111,7 +112,7 @@ def test_equal_weights_go_by_flat_index(value):
   weights = {n: jnp.full(k.shape, value) for n, k in KERNELS.items()}
   everything = {n: np.ones(k.shape, bool) for n, k in KERNELS.items()}
   for k in (1, 143, 144, 145, 300, N - 1, N):
-    budget = wide.Wide(np.uint32(0), np.uint32(k))
+    budget = Wide(np.uint32(0), np.uint32(k))
     mask = select(weights, everything, budget, 'global')
     flat = np.concatenate([np.ravel(mask[n]) for n in sorted(mask)])
     np.testing.assert_array_equal(flat, np.arange(N) < k)
@@ -120,15 +121,18 @@ def test_equal_weights_go_by_flat_index(value):
 def test_extreme_magnitudes_are_ordered():
   values = np.array([0.0, 1e-45, 1e-38, 1.0, 3e38, np.inf], np.float32)
   kernels = {'x': Kernel((6,), stacked=False)}
-  for k in range(1, 7):
-    mask = pruning.keep_largest(
-      {'x': jnp.asarray(-values)},
+  ordered = jax.jit(
+    lambda weights, k: pruning.keep_largest(
+      {'x': weights},
       {'x': jnp.ones(6, bool)},
       kernels,
-      wide.Wide(np.uint32(0), np.uint32(k)),
+      Wide(jnp.uint32(0), k),
       DISTRIBUTIONS['global'],
-    )
-    np.testing.assert_array_equal(mask['x'], np.arange(6) >= 6 - k)
+    )['x']
+  )
+  for k in range(1, 7):
+    mask = ordered(-values, np.uint32(k))
+    np.testing.assert_array_equal(mask, np.arange(6) >= 6 - k)
 
 
 @pytest.mark.parametrize('how', ['global', 'uniform'])
@@ -158,10 +162,15 @@ def params_tree(weights):
   }
 
 
+@functools.cache
+def pruner_and_update(how):
+  pruner = pruning.magnitude_pruner(KERNELS, DISTRIBUTIONS[how])
+  return pruner, jax.jit(pruner.update)
+
+
 @pytest.mark.parametrize('how', ['global', 'uniform'])
 def test_a_pruned_weight_never_returns(how):
-  pruner = pruning.magnitude_pruner(KERNELS, DISTRIBUTIONS[how])
-  update = jax.jit(pruner.update)
+  pruner, update = pruner_and_update(how)
   masks = pruner.init(params_tree(some_weights()))
   for seed, fraction in enumerate((0.8, 0.5, 0.2)):
     before = masks
@@ -179,12 +188,10 @@ def test_a_pruned_weight_never_returns(how):
 
 
 def test_nothing_changes_when_no_update_is_due():
-  pruner = pruning.magnitude_pruner(KERNELS, DISTRIBUTIONS['global'])
+  pruner, update = pruner_and_update('global')
   params = params_tree(some_weights())
   masks = pruner.init(params)
-  new_params, new_masks = jax.jit(pruner.update)(
-    params, masks, False, pruner.budget_for(0.2)
-  )
+  new_params, new_masks = update(params, masks, False, pruner.budget_for(0.2))
   assert_same_masks(new_masks, masks)
   jax.tree.map(np.testing.assert_array_equal, new_params, params)
 
@@ -233,25 +240,25 @@ def test_wide_counts_are_exact_beyond_32_bits(seed):
   n = rng.integers(1, 2000)
   counts = rng.integers(0, 2**32, size=n, dtype=np.uint32)
   oracle = int(counts.astype(object).sum())
-  total = wide.total(jnp.asarray(counts))
+  total = Wide.total(jnp.asarray(counts))
   assert (int(total.high) << 32) + int(total.low) == oracle
   for other in (0, oracle - 1, oracle, oracle + 1, oracle ^ (1 << 32)):
     if other >= 0:
-      reached = wide.at_least(total, wide.wide(other))
+      reached = total.reaches(Wide.of(other))
       assert bool(reached) == (oracle >= other)
     if 0 <= other <= oracle:
-      left = wide.subtract(total, wide.wide(other))
+      left = total.minus(Wide.of(other))
       assert (int(left.high) << 32) + int(left.low) == oracle - other
-      smaller = wide.smaller(left, jnp.uint32(2**32 - 1))
+      smaller = left.at_most(jnp.uint32(2**32 - 1))
       assert int(smaller) == min(oracle - other, 2**32 - 1)
 
 
 def test_the_largest_sum_of_counts_does_not_overflow():
   counts = jnp.full(1 << 16, 2**32 - 1, jnp.uint32)
-  total = wide.total(counts)
+  total = Wide.total(counts)
   assert (int(total.high) << 32) + int(total.low) == (1 << 16) * (2**32 - 1)
   with pytest.raises(ValueError, match='65,536'):
-    wide.total(jnp.zeros((1 << 16) + 1, jnp.uint32))
+    Wide.total(jnp.zeros((1 << 16) + 1, jnp.uint32))
 
 
 def test_budgets_beyond_32_bits_are_shared_out_exactly():

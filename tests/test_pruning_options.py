@@ -29,9 +29,9 @@ def trained(*changes, mesh=(('data', 1),), peak_lr=3e-3):
   for step in range(experiment.plan.steps):
     rows = experiment.to_devices(next(experiment.batches))
     controls = experiment.controls(step)
-    state, metrics = experiment.train_step(state, rows, controls)
+    state, metrics = experiment.programs.train_step(state, rows, controls)
     losses.append(float(metrics['train_loss']))
-    kept.append(jax.device_get(experiment.kept(state)))
+    kept.append(jax.device_get(experiment.programs.kept(state)))
   experiment.batches.close()
   return losses, kept, state
 

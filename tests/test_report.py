@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from jax_sparse_pretrain.training import report
+from jax_sparse_pretrain.runs.summary import end_of_run_table
 
 N, N_AVG, N_END = 41_549_824, 31_789_770.3, 24_929_894
 TOKENS = 6_842_000_000
@@ -40,7 +40,7 @@ def rows(text):
 
 
 def test_the_table_holds_exact_counts_and_their_shares():
-  table = rows(report.end_of_run_table(SPARSE))
+  table = rows(end_of_run_table(SPARSE))
   assert ['Linear parameters', '41,549,824', 'at the start, dense'] in table
   assert ['average', '31,789,770', '76.5% of dense'] in table
   assert ['at the end', '24,929,894', '60.0% of dense'] in table
@@ -49,7 +49,7 @@ def test_the_table_holds_exact_counts_and_their_shares():
 
 
 def test_the_loss_stands_beside_its_baseline():
-  table = rows(report.end_of_run_table(SPARSE))
+  table = rows(end_of_run_table(SPARSE))
   assert ['Evaluation loss', '2.4131', 'nats per token'] in table
   gap = 'the model is 4.7103 nats below it'
   assert ['unigram baseline', '7.1234', gap] in table
@@ -57,12 +57,12 @@ def test_the_loss_stands_beside_its_baseline():
 
 
 def test_a_model_worse_than_its_baseline_is_called_that():
-  table = report.end_of_run_table(SPARSE | {'eval_loss': 7.5})
+  table = end_of_run_table(SPARSE | {'eval_loss': 7.5})
   assert 'the model is 0.3766 nats ABOVE it' in table
 
 
 def test_the_table_holds_the_cost():
-  table = rows(report.end_of_run_table(SPARSE))
+  table = rows(end_of_run_table(SPARSE))
   assert ['Tokens', '6,842,000,000'] in table
   # 6,842,000,000 * 31,789,770.3 / 41,549,824
   equal = 'of the dense model, at equal compute'
@@ -72,14 +72,14 @@ def test_the_table_holds_the_cost():
 
 
 def test_the_title_says_how_it_ended():
-  title = report.end_of_run_table(SPARSE).splitlines()[0]
+  title = end_of_run_table(SPARSE).splitlines()[0]
   assert title == 'Finished: 13,050 steps in 2h14m, 40.0% sparse'
-  stopped = report.end_of_run_table(SPARSE | {'completed': False})
+  stopped = end_of_run_table(SPARSE | {'completed': False})
   assert stopped.startswith('Stopped before the end: 13,050 steps')
 
 
 def test_a_dense_run_is_not_compared_with_itself():
-  table = report.end_of_run_table(DENSE)
+  table = end_of_run_table(DENSE)
   assert 'in 2h14m, dense\n' in table
   assert re.search(r'Linear parameters +41,549,824  dense throughout\n', table)
   for absent in ('average', 'equivalent', '%'):
@@ -88,10 +88,10 @@ def test_a_dense_run_is_not_compared_with_itself():
 
 def test_a_loss_that_is_not_known_is_said_to_be():
   summary = SPARSE | {'eval_loss': None}
-  table = report.end_of_run_table(summary)
+  table = end_of_run_table(summary)
   assert re.search(r'Evaluation loss +not measured', table)
   del summary['unigram_loss']
-  assert 'baseline' not in report.end_of_run_table(summary)
+  assert 'baseline' not in end_of_run_table(summary)
 
 
 LARGE = SPARSE | {
@@ -104,19 +104,19 @@ LARGE = SPARSE | {
 
 @pytest.mark.parametrize('summary', [SPARSE, DENSE, LARGE])
 def test_the_table_fits_80_columns_and_is_plain(summary):
-  table = report.end_of_run_table(summary, '/runs/' + 'long/' * 40)
+  table = end_of_run_table(summary)
   assert max(map(len, table.splitlines())) <= 80
   assert table.isascii()
   assert not any(line.endswith(' ') for line in table.splitlines())
 
 
 def test_values_line_up_at_the_right():
-  _, _, *lines, _ = report.end_of_run_table(SPARSE).splitlines()
+  _, _, *lines, _ = end_of_run_table(SPARSE).splitlines()
   values = [re.search(r'  ([\d.,e+]+)(?=  |$)', line) for line in lines if line]
   assert len({value.end() for value in values}) == 1
 
 
-def test_the_path_of_the_files_stays_whole():
+def test_the_path_of_the_files_can_be_copied():
   path = '/runs/' + 'a long name/' * 20
-  table = report.end_of_run_table(SPARSE, path)
-  assert table.replace('\n', '').endswith(f'Files: {path}')
+  *_, last = end_of_run_table(SPARSE, path).splitlines()
+  assert last == f'Files: {path}'

@@ -1,6 +1,5 @@
 """The page stands alone, says what the analysis says, and can be made again."""
 
-import argparse
 import html.parser
 import itertools
 import json
@@ -22,9 +21,13 @@ from jax_sparse_pretrain.analysis import (
   load_runs,
 )
 from jax_sparse_pretrain.analysis.__main__ import main
-from jax_sparse_pretrain.analysis.reporting import page, tables
-from jax_sparse_pretrain.analysis.verbs import report as report_verb
-from jax_sparse_pretrain.analysis.verbs.reported import make_report
+from jax_sparse_pretrain.analysis.report import biases, raised
+from jax_sparse_pretrain.analysis.verbs.arguments import (
+  AskedFit,
+  AskedResamples,
+  AskedRuns,
+)
+from jax_sparse_pretrain.analysis.verbs.write_report import make_report
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAW = ScalingLaw(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.36)
@@ -140,11 +143,16 @@ def test_sparse_runs_are_compared_by_what_their_n_counts(text):
 
 def test_the_picture_of_the_laws_says_what_their_table_says(monkeypatch):
   monkeypatch.chdir(ROOT)
-  parser = argparse.ArgumentParser()
-  report_verb.add_arguments(parser)
   text = (ROOT / 'published_runs' / 't5.args').read_text()
-  words = shlex.split(text, comments=True)
-  report = make_report(parser.parse_args([*words, '--bootstrap=0']), '')
+  path, *words = shlex.split(text, comments=True)
+  report = make_report(
+    AskedRuns([path], column=words[1::2]),
+    AskedFit(solver={'delta': 1e-3, 'method': 'global'}),
+    AskedResamples(bootstrap=0),
+    level=0.95,
+    title='',
+    command='',
+  )
   [picture] = report.pictures['compare']
   titles = [axes.get_title(loc='left') for axes in picture.figure.axes]
   for law, title in zip(report.comparison.laws[:3], titles, strict=False):
@@ -157,8 +165,8 @@ def test_the_bias_has_the_sign_of_the_residuals(table):
   runs = load_runs(table)
   comparison = compare_laws(runs)
   fit = fit_scaling_law(runs.average_parameters, runs.tokens, runs.loss)
-  *_, page_ = tables.compared(comparison)
-  shown = Page(page_).text('td')[1].replace(' %', '').replace('\u2212', '-')
+  _, _, [[_, _, first, *_], *_] = biases(comparison)
+  shown = first.replace(' %', '').replace('\u2212', '-')
   mean = fit.residuals[runs.sparsity == 0].mean()
   assert float(shown) == pytest.approx(100 * mean, abs=0.006)
 
@@ -221,7 +229,7 @@ def test_a_picture_of_many_runs_is_not_a_huge_svg(tmp_path):
 
 
 def test_powers_are_raised_and_the_rest_is_escaped():
-  assert page.raised('a < N^0.35, 2') == 'a &lt; N<sup>0.35</sup>, 2'
+  assert raised('a < N^0.35, 2') == 'a &lt; N<sup>0.35</sup>, 2'
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def get_config():
   config = ConfigDict(defaults())
   config.batch_size = 8
   config.model.vocab_size = 256
-  config.model.n_layers = 2
+  config.model.n_layers = 1
   config.model.d_model = 32
   config.model.n_heads = 2
   config.model.d_ff = 64
@@ -171,6 +171,7 @@ def test_a_run_killed_again_and_again_ends_like_the_reference(
   assert_same_run(workdir, reference)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_within_a_step_and_exits_with_75(
   command, reference, tmp_path
 ):
@@ -208,6 +209,7 @@ def test_sigterm_saves_within_a_step_and_exits_with_75(
   assert_same_run(workdir, reference)
 
 
+@pytest.mark.slow
 def test_an_unreadable_newest_checkpoint_costs_only_the_steps_since(
   command, reference, tmp_path
 ):
@@ -223,6 +225,7 @@ def test_an_unreadable_newest_checkpoint_costs_only_the_steps_since(
   assert_same_run(workdir, reference)
 
 
+@pytest.mark.slow
 def test_after_the_last_checkpoint_no_step_is_made_again(
   command, reference, tmp_path
 ):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from written import COUNTS, DENSE, STEPS, TOKENS_PER_STEP, per_step, write_run
 
-from jax_sparse_pretrain.analysis.runs.expressions import evaluate
-from jax_sparse_pretrain.analysis.runs.load import load_runs, write_runs
-from jax_sparse_pretrain.analysis.runs.table import COLUMNS, NUMBERS
+from jax_sparse_pretrain.analysis import load_runs, write_runs
+from jax_sparse_pretrain.analysis.expressions import evaluate
+from jax_sparse_pretrain.analysis.runs_table import COLUMNS, NUMBERS
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / 'published_runs'
 T5 = {

@@ -53,10 +53,13 @@ def test_masks_of_different_kernels_do_not_compare():
     snapshots.overlap(some_masks(0), {'layers/up/kernel': np.ones((3, 5, 7))})
 
 
-def test_reading_needs_no_jax():
+def test_reading_needs_no_jax_and_no_file_needs_training():
   code = (
-    'import sys; import jax_sparse_pretrain.runs.snapshots; '
-    "sys.exit('jax' in sys.modules)"
+    'import sys\n'
+    'from jax_sparse_pretrain.runs import snapshots, workdir\n'
+    "assert 'jax' not in sys.modules\n"
+    'from jax_sparse_pretrain.runs import branches, lock, output, resume\n'
+    "assert 'jax_sparse_pretrain.training' not in sys.modules"
   )
   subprocess.run([sys.executable, '-c', code], check=True)
 

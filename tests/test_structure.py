@@ -12,10 +12,11 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jax_sparse_pretrain import config, sharding
-from jax_sparse_pretrain.pruning import DISTRIBUTIONS, Kernel
-from jax_sparse_pretrain.pruning.structure import (
+from jax_sparse_pretrain.pruning import (
+  DISTRIBUTIONS,
   Block,
   Channel,
+  Kernel,
   NByM,
   Unstructured,
 )

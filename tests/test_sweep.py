@@ -17,9 +17,11 @@ from run_files import Run, assert_same_run
 from jax_sparse_pretrain import analysis
 from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
+from jax_sparse_pretrain.command_line import StopRequest
 from jax_sparse_pretrain.runs import lock, snapshots, workdir
 from jax_sparse_pretrain.sweep import sweep_file
 from jax_sparse_pretrain.sweep.__main__ import main
+from jax_sparse_pretrain.training import loop, setup
 
 ROOT = pathlib.Path(__file__).parents[1]
 HEAD = """
@@ -118,21 +120,22 @@ def config_json(workdir, name):
   return json.loads((workdir / 'runs' / name / 'config.json').read_text())
 
 
-# Trains runs of a sweep file as if each were the only one.
+def train_alone(path, directory, *names):
+  """Trains runs of a sweep file as if each were the only one."""
+  runs = {run.name: run for run in sweep_file.read_sweep(str(path), [])}
+  programs = {}
+  for name in names:
+    experiment = setup.set_up(runs[name].config, cache=programs)
+    files = workdir.open_workdir(f'{directory}/{name}')
+    with StopRequest() as stop:
+      loop.train(experiment, files, stop)
+
+
 ALONE = """
 import sys
-
-from jax_sparse_pretrain.sweep import sweep_file
-from jax_sparse_pretrain.training import loop, setup, workdir
-from jax_sparse_pretrain.training.signals import StopRequest
-
-path, directory, *names = sys.argv[1:]
-runs = {run.name: run for run in sweep_file.read_sweep(path, [])}
-programs = {}
-for name in names:
-  experiment = setup.set_up(runs[name].config, cache=programs)
-  with StopRequest() as stop:
-    loop.train(experiment, workdir.open_workdir(f'{directory}/{name}'), stop)
+sys.path.insert(0, 'tests')
+import test_sweep
+test_sweep.train_alone(*sys.argv[1:])
 """
 
 
@@ -213,6 +216,19 @@ def alone(command, path, tmp_path_factory):
   directory = tmp_path_factory.mktemp('alone')
   command.alone(path, directory, [*FORKS, 'd20', 'd30-seed1', 'after-11'])
   return directory
+
+
+def test_a_run_that_goes_on_from_another_ends_as_it_does_alone(
+  command, tmp_path
+):
+  """The slow tests hold this for many runs, and for sweeps that are killed."""
+  path = write_sweep(tmp_path, SPARSE)
+  path.write_text(path.read_text().replace('n_layers = 2', 'n_layers = 1'))
+  output = command.sweep(path, tmp_path / 'sweep')
+  assert 'Finished: 2 of 2 runs' in output
+  assert 's8-14: loss' in output and 'from s5-8 at step 8' in output
+  command.alone(path, tmp_path / 'alone', ['s8-14'])
+  assert_same_run(tmp_path / 'sweep/runs/s8-14', tmp_path / 'alone/s8-14')
 
 
 @pytest.mark.slow
@@ -634,12 +650,12 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
 LAW = ScalingLaw(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
 
 
-def test_a_law_is_fitted_to_a_collected_table(tmp_path):
+def write_finished(sweep, n_runs=16):
   """Runs as others might have trained them, of a law that is known."""
   values = config_lib.defaults()
-  for i in range(16):
+  for i in range(n_runs):
     n, d = int(1e7 * 3 ** (i % 4)), int(1e9 * 5 ** (i // 4))
-    directory = tmp_path / 'runs' / f'run{i}'
+    directory = sweep / 'runs' / f'run{i}'
     directory.mkdir(parents=True)
     summary = {
       'completed': True, 'steps': 10, 'average_parameters': n / 2,
@@ -653,6 +669,10 @@ def test_a_law_is_fitted_to_a_collected_table(tmp_path):
     (directory / 'config.json').write_text(
       json.dumps({'config': config, 'plan': plan})
     )
+
+
+def test_a_law_is_fitted_to_a_collected_table(tmp_path):
+  write_finished(tmp_path)
   assert main([f'--workdir={tmp_path}', '--collect']) == 0
   runs = analysis.load_runs(tmp_path / 'runs.csv')
   assert runs.run == tuple(f'run{i}' for i in range(16))  # 9 before 10
@@ -698,14 +718,15 @@ def test_from_a_sweep_to_a_law_to_a_report(tmp_path):
   assert all(name in text for name in runs.run) and '<img' in text
 
 
-def test_several_sweeps_are_collected_into_one_table(swept, tmp_path):
-  for name in ('a', 'b'):
-    (tmp_path / name).symlink_to(swept)
-  (tmp_path / 'no_sweep').mkdir()
-  assert main([f'--workdir={tmp_path}', '--collect']) == 0
+def test_several_sweeps_are_collected_into_one_table(tmp_path):
+  for name in ('both/a', 'both/b', 'alone'):
+    write_finished(tmp_path / name, 3)
+  (tmp_path / 'both' / 'no_sweep').mkdir()
+  for name in ('both', 'alone'):
+    assert main([f'--workdir={tmp_path / name}', '--collect']) == 0
   (_, *both), (_, *alone) = (
-    csv.reader((directory / 'runs.csv').read_text().splitlines())
-    for directory in (tmp_path, swept)
+    csv.reader((tmp_path / name / 'runs.csv').read_text().splitlines())
+    for name in ('both', 'alone')
   )
   assert [name for name, *_ in both] == [
     f'{sweep}/{name}' for sweep in 'ab' for name, *_ in alone

@@ -11,7 +11,7 @@ from tiny import VALUES, tiny_config
 
 from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain import schema
-from jax_sparse_pretrain.sweep import forest, prefixes, shares
+from jax_sparse_pretrain.sweep import prefixes
 from jax_sparse_pretrain.sweep.sweep_file import Run
 from jax_sparse_pretrain.training import optimizer, program_keys, recipe, setup
 
@@ -24,7 +24,7 @@ def make_run(name='run', **changes):
 
 
 def common(a, b):
-  return prefixes.common_steps(prefixes.make_recipe(a), prefixes.make_recipe(b))
+  return prefixes.common_steps([a, b])[1, 0]
 
 
 def steps_of(run):
@@ -49,9 +49,9 @@ def steps_of(run):
 
 
 def oracle(a, b):
-  """Runs of one program, data and seed; the last step is never shared."""
+  """Of the steps of runs of one program, data and seed: not the last."""
   n = 0
-  for ours, theirs in list(zip(steps_of(a), steps_of(b), strict=False))[:-1]:
+  for ours, theirs in list(zip(a, b, strict=False))[:-1]:
     if ours != theirs:
       break
     n += 1
@@ -82,11 +82,14 @@ def some_runs():
 
 def test_common_steps_are_those_of_a_comparison_step_by_step():
   runs = random.Random(0).sample(list(some_runs()), 24)
-  seen = set()
-  for a, b in itertools.combinations(runs, 2):
-    n = common(a, b)
-    assert n == common(b, a) == oracle(a, b)
-    seen.add(n)
+  steps = [list(steps_of(run)) for run in runs]
+  expected = np.zeros((24, 24), int)
+  for j, i in itertools.combinations(range(24), 2):
+    expected[i, j] = oracle(steps[i], steps[j])
+  np.testing.assert_array_equal(prefixes.common_steps(runs), expected)
+  backwards = prefixes.common_steps(runs[::-1])[::-1, ::-1]
+  np.testing.assert_array_equal(backwards, expected.T)
+  seen = set(expected[np.tril_indices(24, -1)])
   assert len(seen) > 5 and max(seen) > 20  # Or nothing was shown.
 
 
@@ -224,8 +227,8 @@ def lowered(config):
   experiment = setup.set_up(config, jax.devices()[:1])
   experiment.batches.close()
   rows = jax.ShapeDtypeStruct((8, 33), np.int32)
-  step = experiment.train_step.lower(
-    experiment.abstract_state, rows, experiment.controls(0)
+  step = experiment.programs.train_step.lower(
+    experiment.programs.abstract_state, rows, experiment.controls(0)
   )
   return step.as_text()
 
@@ -301,7 +304,7 @@ def words(n, seed):
 @pytest.mark.parametrize('seed', range(20))
 def test_every_distinct_step_is_trained_once(seed):
   found, table = words(14, seed)
-  forks = forest.find_forks(table, [len(word) for word in found])
+  forks = prefixes.find_forks(table, [len(word) for word in found])
   own = sum(
     len(word) - (fork.step if fork else 0)
     for word, fork in zip(found, forks, strict=True)
@@ -316,8 +319,8 @@ def test_every_distinct_step_is_trained_once(seed):
 @pytest.mark.parametrize('seed', range(20))
 def test_in_tree_order_the_run_before_has_as_much_in_common_as_any(seed):
   found, table = words(14, seed)
-  forks = forest.find_forks(table, [len(word) for word in found])
-  order = forest.in_tree_order(forks)
+  forks = prefixes.find_forks(table, [len(word) for word in found])
+  order = prefixes.in_tree_order(forks)
   assert sorted(order) == list(range(14))
   both = table + table.T
   for n, i in enumerate(order[1:], start=1):
@@ -328,15 +331,17 @@ def test_in_tree_order_the_run_before_has_as_much_in_common_as_any(seed):
 
 def test_a_fork_must_be_worth_its_checkpoint():
   table = np.tril(np.full((3, 3), 9), -1)
-  forks = forest.find_forks(table, [900, 901, 900])
-  assert forks == [None, None, forest.Fork(0, 9)]
+  forks = prefixes.find_forks(table, [900, 901, 900])
+  assert forks == [None, None, prefixes.Fork(0, 9)]
 
 
 @pytest.mark.parametrize('seed', range(10))
 @pytest.mark.parametrize('n', [1, 2, 3, 7, 9])
 def test_shares_are_the_best_stretches(seed, n):
   found, table = words(7, seed)
-  order = forest.in_tree_order(forest.find_forks(table, list(map(len, found))))
+  order = prefixes.in_tree_order(
+    prefixes.find_forks(table, list(map(len, found)))
+  )
   alone = [len(found[i]) for i in order]
   both = table + table.T
   shared = [0, *(both[i, j] for i, j in itertools.pairwise(order))]
@@ -348,7 +353,7 @@ def test_shares_are_the_best_stretches(seed, n):
 
   cuts = itertools.combinations_with_replacement(range(8), n - 1)
   best = min(map(largest, cuts))
-  found = forest.share_out(alone, after, n)
+  found = prefixes.share_out(alone, after, n)
   assert len(found) == n
   assert [i for each in found for i in each] == list(range(7))
   costs = [alone[r[0]] + sum(after[i] for i in r[1:]) for r in found if r]
@@ -360,22 +365,22 @@ def test_shares_of_a_sweep_are_disjoint_and_complete_and_balanced():
     make_run(f'{i}', optimizer=WSD, duration={'value': 30 + i}, seed=i % 3)
     for i in range(12)
   ]
-  table = prefixes.common_steps_table(runs)
+  table = prefixes.common_steps(runs)
   for count in (1, 2, 3, 5, 20):
-    found = [shares.share(runs, table, i, count) for i in range(count)]
+    found = [prefixes.share(runs, table, i, count) for i in range(count)]
     assert sorted(i for share in found for i in share) == list(range(12))
     assert all(share == sorted(share) for share in found)
   # Three trees of four runs each: nothing is trained twice in three shares.
-  found = [shares.share(runs, table, i, 3) for i in range(3)]
+  found = [prefixes.share(runs, table, i, 3) for i in range(3)]
   assert sorted(found) == [[i, i + 3, i + 6, i + 9] for i in range(3)]
 
 
 def test_trunks_are_counted_while_they_wait():
-  fork = forest.Fork
+  fork = prefixes.Fork
   chain = [None, fork(0, 5), fork(1, 6), fork(2, 7)]
-  assert forest.most_trunks(chain) == 1
+  assert prefixes.most_trunks(chain) == 1
   fan = [None, fork(0, 5), fork(0, 6), fork(0, 5), fork(2, 8)]
-  assert forest.most_trunks(fan) == 2
-  assert forest.most_trunks([None, None]) == 0
-  assert forest.descendants(fan, 0) == [1, 2, 3, 4]
-  assert forest.descendants(fan, 2) == [4]
+  assert prefixes.most_trunks(fan) == 2
+  assert prefixes.most_trunks([None, None]) == 0
+  assert prefixes.descendants(fan, 0) == [1, 2, 3, 4]
+  assert prefixes.descendants(fan, 2) == [4]

@@ -8,7 +8,7 @@ import tiny
 
 from jax_sparse_pretrain.config import ConfigError
 from jax_sparse_pretrain.pruning import Kernel, targets
-from jax_sparse_pretrain.pruning.targets import erdos_renyi
+from jax_sparse_pretrain.pruning.distribution import erdos_renyi
 from jax_sparse_pretrain.training import recipe, setup
 
 GOLDEN = json.loads(
@@ -119,8 +119,10 @@ def test_a_run_has_the_counts_of_its_plan(change):
   linear = experiment.header.linear_parameters
   rows = experiment.to_devices(next(experiment.batches))
   for step in schedule.update_steps.tolist():
-    state, _ = experiment.train_step(state, rows, experiment.controls(step))
-    counted = experiment.count_nonzero(state)
+    state, _ = experiment.programs.train_step(
+      state, rows, experiment.controls(step)
+    )
+    counted = experiment.programs.count_nonzero(state)
     assert counted.keys() == experiment.header.layers.keys()
     nonzero = sum(int(sum(n)) for n in counted.values())
     # Each layer's count is rounded on its own.

@@ -1,5 +1,6 @@
 """The command, from its arguments to the files that it leaves."""
 
+import concurrent.futures
 import dataclasses
 import json
 import pathlib
@@ -7,19 +8,23 @@ import re
 import shutil
 import signal
 import sys
+import threading
+from contextlib import nullcontext
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import run_files
 import tiny
 
 from jax_sparse_pretrain import command_line, history, train
 from jax_sparse_pretrain import data as data_lib
 from jax_sparse_pretrain.command_line import Stopped, StopRequest
+from jax_sparse_pretrain.config import ConfigError
 from jax_sparse_pretrain.model.decoder import Decoder
 from jax_sparse_pretrain.runs import lock, workdir
-from jax_sparse_pretrain.training import loop, setup
+from jax_sparse_pretrain.training import loop, setup, train_model
 
 SMOKE = pathlib.Path(__file__).parents[1] / 'configs' / 'smoke.py'
 STEPS, SPARSITY = 30, 0.8
@@ -59,6 +64,7 @@ TINY = [
   '--config.checkpoint.every=10',
   '--config.checkpoint.keep=3',
   '--config.logging.every=5',
+  '--config.logging.peak_flops=1e12',
 ]
 
 
@@ -260,6 +266,21 @@ def test_the_summary_agrees_with_history_and_weights(finished):
   assert kept == round(dense * (1 - SPARSITY))
   assert summary['final_parameters'] == kept == rows[-1]['nonzero']
   assert summary['sparsity'] == pytest.approx(1 - kept / dense, rel=1e-12)
+
+
+def test_mfu_counts_the_weights_that_the_hardware_computes(finished):
+  """All of them: a masked product is as large as a dense one."""
+  last = [x for x in lines_of(finished / 'metrics.jsonl') if 'mfu' in x][-1]
+  dense = json.loads((finished / 'summary.json').read_text())[
+    'linear_parameters'
+  ]
+  assert last['nonzero'] < dense / 4
+  # Attention: two products of 6 FLOPs, over 2 layers, d_model 32, length 32.
+  flops_per_token = 6 * dense + 2 * 6 * 2 * 32 * 32
+  peak = 1e12 * jax.device_count()
+  assert last['mfu'] / last['tokens_per_second'] == pytest.approx(
+    flops_per_token / peak, rel=1e-12
+  )
 
 
 def test_the_evaluation_loss_is_that_of_the_last_checkpoint(finished):
@@ -560,3 +581,75 @@ def test_a_signal_stops_the_run_at_the_end_of_its_step(tmp_path):
     loop.train(interrupted, files, stop)
   assert [path.name for path in files.checkpoints.iterdir()] == ['3']
   assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize('first', [signal.SIGTERM, signal.SIGINT])
+def test_the_second_interrupt_does_not_wait_for_the_step(first):
+  before = signal.getsignal(signal.SIGINT)
+  with StopRequest() as stop:
+    assert not stop.is_due()
+    signal.raise_signal(first)
+    assert stop.is_due() and stop.name == first.name
+    signal.raise_signal(signal.SIGTERM)  # Not an interrupt: it may wait.
+    with pytest.raises(KeyboardInterrupt):
+      signal.raise_signal(signal.SIGINT)
+  assert signal.getsignal(signal.SIGINT) == before
+
+
+def prefetching():
+  return [t for t in threading.enumerate() if 'grain-thread' in t.name]
+
+
+@pytest.fixture
+def short():
+  """A run of three steps."""
+  return tiny.tiny_config(duration={'value': 3}, pruning={'sparsity': 0.0})
+
+
+def test_python_trains_as_the_command_does(dense, tmp_path, capsys):
+  argv = command(tmp_path, *DENSE)
+  config = command_line.load_config(str(SMOKE), argv[2:])
+  summary = train_model(config, tmp_path)
+  assert 'step 5/9' in capsys.readouterr().err
+  ours, theirs = (json.loads((d / 'summary.json').read_text())
+                  for d in (tmp_path, dense))  # fmt: skip
+  assert summary == ours
+  assert run_files.without_timings(ours) == run_files.without_timings(theirs)
+  assert files_of(tmp_path).keys() >= {
+    tmp_path / name for name in ('config.json', 'training.png')
+  }
+  # And at once if there is nothing left to do.
+  n_compiled = compiled.count('jit(train_step)')
+  assert train_model(config, tmp_path) == summary
+  assert compiled.count('jit(train_step)') == n_compiled
+  assert not prefetching()
+  changed = dataclasses.replace(config, seed=1)
+  with pytest.raises(ConfigError, match='seed: 0 -> 1'):
+    train_model(changed, tmp_path)
+  assert not prefetching()
+
+
+def test_python_trains_outside_the_main_thread(short, tmp_path):
+  """Where no signal can be heard, as in some servers of notebooks."""
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    summary = pool.submit(train_model, short, tmp_path).result()
+  assert summary['completed'] and summary['steps'] == 3
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_nothing_prefetches_once_a_run_has_ended(short, fails, tmp_path):
+  experiment = setup.set_up(short)
+
+  def controls(step):
+    assert prefetching()
+    if fails:
+      raise InterruptedError
+    return experiment.controls(step)
+
+  watched = dataclasses.replace(experiment, controls=controls)
+  files = workdir.open_workdir(tmp_path)
+  next(experiment.batches)
+  expected = pytest.raises(InterruptedError) if fails else nullcontext()
+  with StopRequest() as stop, expected:
+    loop.train(watched, files, stop)
+  assert not prefetching()

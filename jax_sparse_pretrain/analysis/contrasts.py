@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from jax_sparse_pretrain.analysis.fitting.design import check_level
-from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.analysis.runs_table import Runs
 
 PARTS = ('block', 'arm', 'seed')
 

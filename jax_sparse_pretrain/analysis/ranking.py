@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import integrate, optimize, stats
 
-from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.analysis.runs_table import Runs
 
 # Columns of a sweep's table that follow from the config, besides section.key.
 CONFIG_COLUMNS = (

@@ -1,62 +1,80 @@
 """Compiles the train step of a run for devices that are not here."""
 
+import math
 import re
 import time
-from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jax_sparse_pretrain import sharding
-from jax_sparse_pretrain.compile_ahead import (
-  collectives,
-  execution,
-  hlo,
-  memory,
-  topology,
-  traffic,
-  work,
-)
+from jax_sparse_pretrain.compile_ahead import topology as topology_lib
+from jax_sparse_pretrain.compile_ahead.hlo import costs as costs_lib
+from jax_sparse_pretrain.compile_ahead.hlo import execution, instructions
 from jax_sparse_pretrain.config import Config
 from jax_sparse_pretrain.training import recipe, setup
+
+
+class Memory(NamedTuple):
+  """The compiler's account, in bytes of one device.
+
+  Attributes:
+    arguments: the state and the batch, as they are laid out.
+    outputs: the state and the metrics.
+    reused: the part of the outputs that is written over the arguments.
+    temporaries: activations, gradients, copies.
+    code: the program, where it lies in the device's memory.
+  """
+
+  arguments: int
+  outputs: int
+  reused: int
+  temporaries: int
+  code: int
+
+  @property
+  def total(self) -> int:
+    fresh = self.outputs - self.reused
+    return self.arguments + fresh + self.temporaries + self.code
 
 
 class Cost(NamedTuple):
   """What one device does.
 
   Attributes:
-    flops: of matrix products.
-    n_bytes: read and written in its memory.
+    flops: FLOPs of matrix products.
+    n_bytes: bytes read and written in its memory.
     collectives: messages, by kind.
-    loops: of unknown length in which some of it stands, counted as one
-      iteration.
+    loops: loops of unknown length in which a part of it stands; each is counted
+      as one iteration.
   """
 
   flops: int
   n_bytes: int
-  collectives: tuple[collectives.Collective, ...]
+  collectives: tuple[costs_lib.Collective, ...]
   loops: tuple[str, ...]
 
 
-class Ahead(NamedTuple):
+class CompiledStep(NamedTuple):
   """A train step, compiled.
 
   Attributes:
     topology: the devices.
-    mesh: their number along each axis.
-    state: bytes of one device's state and batch.
+    mesh: the number of devices along each axis.
+    state: bytes of one device's part of the inputs, without padding: 'params',
+      'optimizer', 'masks' and 'batch'.
     memory: the compiler's account; None if it refused.
-    refusal: in its words, why the program does not fit the chip.
+    refusal: why the program does not fit the chip, in the compiler's words.
     step: what a device does in a step without a mask update.
     update: what a mask update adds, if every search for ties is made.
     seconds: to lower and compile.
   """
 
-  topology: topology.Topology
+  topology: topology_lib.Topology
   mesh: dict[str, int]
-  state: memory.StateBytes
-  memory: memory.Memory | None
+  state: dict[str, int]
+  memory: Memory | None
   refusal: str
   step: Cost | None
   update: Cost | None
@@ -71,25 +89,34 @@ class Ahead(NamedTuple):
     return chip and self.memory.total <= chip.memory
 
 
-def compile_ahead(config: Config, where: topology.Topology) -> Ahead:
+def compile_train_step(
+  config: Config, topology: topology_lib.Topology
+) -> CompiledStep:
   """Lowers and compiles the train step of a run; allocates no arrays.
 
   Raises:
-    ConfigError: for input that the run would refuse, its data left aside.
+    ConfigError: for a config that the run would refuse. Its data are not
+      looked at.
   """
-  parts = setup.make_parts(config, topology.devices(where))
+  parts = setup.make_parts(config, topology_lib.devices(topology))
   start = time.perf_counter()
   lowered = lower_train_step(config, parts)
   compiled, refusal = _compile(lowered)
   seconds = time.perf_counter() - start
-  step, update = costs(compiled, where.n_devices) if compiled else (None, None)
-  return Ahead(
-    topology=where,
+  step = update = None
+  if compiled:
+    step, update = costs(compiled, topology.n_devices)
+  state = parts.programs.abstract_state
+  return CompiledStep(
+    topology=topology,
     mesh=dict(parts.mesh.shape),
-    state=memory.state_bytes(
-      parts.programs.abstract_state, _rows(config, parts)
-    ),
-    memory=compiled and memory.compiled_memory(compiled),
+    state={
+      'params': shard_bytes(state.params),
+      'optimizer': shard_bytes(state.opt_state),
+      'masks': shard_bytes(state.masks),
+      'batch': shard_bytes(_rows(config, parts)),
+    },
+    memory=compiled and _memory(compiled),
     refusal=refusal,
     step=step,
     update=update,
@@ -99,7 +126,7 @@ def compile_ahead(config: Config, where: topology.Topology) -> Ahead:
 
 def lower_train_step(config: Config, parts: setup.Parts) -> jax.stages.Lowered:
   """The train step of the run, given shapes in place of arrays."""
-  # Only their type is in the program.
+  # Only the type of the rates is in the program.
   rates = np.zeros(parts.plan.steps, np.float32)
   controls = recipe.make_controls(config, parts.plan, parts.pruner, rates)
   return parts.programs.train_step.lower(
@@ -108,6 +135,7 @@ def lower_train_step(config: Config, parts: setup.Parts) -> jax.stages.Lowered:
 
 
 def _rows(config: Config, parts: setup.Parts) -> jax.ShapeDtypeStruct:
+  """The shape of a global batch."""
   shape = config.batch_size, config.model.context_length + 1
   where = sharding.batch_sharding(parts.mesh)
   return jax.ShapeDtypeStruct(shape, np.int32, sharding=where)
@@ -126,24 +154,38 @@ def _compile(
     return None, said[0].strip() if said else str(error).splitlines()[0]
 
 
+def shard_bytes(tree: Any) -> int:
+  """Bytes that one device holds of a tree of abstract arrays with shardings."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
+
+
+def _memory(compiled: jax.stages.Compiled) -> Memory:
+  stats = compiled.memory_analysis()
+  return Memory(
+    arguments=stats.argument_size_in_bytes,
+    outputs=stats.output_size_in_bytes,
+    reused=stats.alias_size_in_bytes,
+    temporaries=stats.temp_size_in_bytes,
+    code=stats.generated_code_size_in_bytes,
+  )
+
+
 def costs(compiled: jax.stages.Compiled, n_devices: int) -> tuple[Cost, Cost]:
-  """Of a step without a mask update, and what an update adds."""
-  program = hlo.parse(compiled.as_text())
-  executed = list(execution.walk(program))
-  return tuple(
-    _cost(program, [e for e in executed if e.is_update == update], n_devices)
-    for update in (False, True)
-  )
-
-
-def _cost(
-  program: hlo.Program,
-  executed: Iterable[execution.Executed],
-  n_devices: int,
-) -> Cost:
-  return Cost(
-    flops=sum(map(work.flops, executed)),
-    n_bytes=sum(traffic.traffic(program, e) for e in executed),
-    collectives=collectives.collectives(executed, n_devices),
-    loops=tuple(sorted({name for e in executed for name in e.loops})),
-  )
+  """Costs of a step without a mask update, and what an update adds."""
+  program = instructions.parse(compiled.as_text())
+  everything = list(execution.walk(program))
+  both = []
+  for is_update in (False, True):
+    executed = [e for e in everything if e.is_update == is_update]
+    both.append(
+      Cost(
+        flops=sum(map(costs_lib.flops, executed)),
+        n_bytes=sum(costs_lib.traffic(program, e) for e in executed),
+        collectives=costs_lib.collectives(executed, n_devices),
+        loops=tuple(sorted({name for e in executed for name in e.loops})),
+      )
+    )
+  return tuple(both)

@@ -1,8 +1,8 @@
 """Devices by name, without having them.
 
 `v5e-16` is a slice as Cloud TPU names it, described by libtpu where that is
-installed; `cpu-256` is fake devices. Nothing may have touched a device before
-`devices`, which decides how many this process sees.
+installed. `cpu-256` is fake devices. Call `devices` before anything in the
+process touches a device, since it decides how many the process sees.
 """
 
 import contextlib
@@ -39,35 +39,29 @@ _CUBES = {
   1024: '8x8x16',
   2048: '8x16x16',
 }
-_LARGER = {4096: '16x16x16', 6144: '16x16x24'}
+_LARGER_CUBES = {4096: '16x16x16', 6144: '16x16x24'}
 
 
-class _Generation(NamedTuple):
-  """The number in a name counts chips, or TensorCores, two of them a chip."""
-
-  kind: str  # jax.Device.device_kind
-  slices: dict[int, str]
-  cores: int = 1
-
-
+# Generation -> jax.Device.device_kind, what the number in a name counts for
+# each chip (1: chips, 2: TensorCores), and the slices.
 _GENERATIONS = {
-  'v4': _Generation('TPU v4', _CUBES, cores=2),
-  'v5e': _Generation('TPU v5 lite', _PLANES),
-  'v5p': _Generation('TPU v5', {**_CUBES, **_LARGER}, cores=2),
-  'v6e': _Generation('TPU v6 lite', _PLANES),
+  'v4': ('TPU v4', 2, _CUBES),
+  'v5e': ('TPU v5 lite', 1, _PLANES),
+  'v5p': ('TPU v5', 2, {**_CUBES, **_LARGER_CUBES}),
+  'v6e': ('TPU v6 lite', 1, _PLANES),
 }
-MOST_FAKE = 1024  # each has threads of its own
+MOST_FAKE = 1024  # each fake device has threads of its own
 
 
 class Topology(NamedTuple):
   """Devices that a run is compiled for.
 
   Attributes:
-    name: as given.
-    n_devices: JAX devices.
-    kind: `jax.Device.device_kind` of the chip; None for `cpu-N`.
-    layout: as libtpu names it; None for `cpu-N`.
-    is_fake: whether the compiler is XLA's for CPU, on fake devices.
+    name: the name that was given.
+    n_devices: number of JAX devices.
+    kind: the chip's `jax.Device.device_kind`; None for `cpu-N`.
+    layout: libtpu's name of the slice; None for `cpu-N`.
+    is_fake: whether XLA compiles for CPU, on fake devices.
   """
 
   name: str
@@ -81,7 +75,7 @@ class Topology(NamedTuple):
     return self.kind and hardware.chip_of(self.kind)
 
 
-def parse(name: str) -> Topology:
+def parse_topology(name: str) -> Topology:
   """'v5e-16', 'cpu-256', ... -> topology.
 
   Raises:
@@ -89,24 +83,21 @@ def parse(name: str) -> Topology:
   """
   match = re.fullmatch(r'([a-z0-9]+)-([1-9]\d*)', name)
   family, n = (match[1], int(match[2])) if match else (None, 0)
-  if family == 'cpu' and n <= MOST_FAKE:
-    return Topology(name, n, None, None, is_fake=True)
-  generation = _GENERATIONS.get(family)
-  chips, rest = divmod(n, generation.cores) if generation else (0, 0)
-  if generation is None or rest or chips not in generation.slices:
-    raise ConfigError(f'--topology = {name}: must be {_allowed(family)}')
-  layout = f'{family}:{generation.slices[chips]}'
-  return Topology(name, chips, generation.kind, layout, not has_libtpu())
-
-
-def _allowed(family: str | None) -> str:
   if family == 'cpu':
-    return f'cpu-N with N from 1 to {MOST_FAKE:,}'
-  if family not in _GENERATIONS:
-    return f'{", ".join(f"{f}-N" for f in _GENERATIONS)} or cpu-N'
-  generation = _GENERATIONS[family]
-  sizes = ', '.join(str(n * generation.cores) for n in generation.slices)
-  return f'{family}-N with N one of {sizes}'
+    if n <= MOST_FAKE:
+      return Topology(name, n, None, None, is_fake=True)
+    allowed = f'cpu-N with N from 1 to {MOST_FAKE:,}'
+  elif family in _GENERATIONS:
+    kind, each, slices = _GENERATIONS[family]
+    chips, rest = divmod(n, each)
+    if chips in slices and not rest:
+      layout = f'{family}:{slices[chips]}'
+      return Topology(name, chips, kind, layout, not has_libtpu())
+    sizes = ', '.join(str(chips * each) for chips in slices)
+    allowed = f'{family}-N with N one of {sizes}'
+  else:
+    allowed = f'{", ".join(f"{f}-N" for f in _GENERATIONS)} or cpu-N'
+  raise ConfigError(f'--topology = {name}: must be {allowed}')
 
 
 def has_libtpu() -> bool:
@@ -115,10 +106,10 @@ def has_libtpu() -> bool:
 
 
 def devices(topology: Topology) -> list[jax.Device]:
-  """Devices to compile for; they hold no arrays and run nothing.
+  """The devices to compile for; they hold no arrays and run nothing.
 
   Raises:
-    ConfigError: if this process has already started with too few.
+    ConfigError: if this process has already started with fewer devices.
   """
   if topology.is_fake:
     return _fake_devices(topology.n_devices)
@@ -127,7 +118,8 @@ def devices(topology: Topology) -> list[jax.Device]:
 
 
 def _fake_devices(n: int) -> list[jax.Device]:
-  # Refused once a device has been touched, as inside a test: then with those.
+  # Refused once a device has been touched, as inside a test; the devices there
+  # are must do then.
   with contextlib.suppress(RuntimeError):
     jax.config.update('jax_num_cpu_devices', n)
     jax.config.update('jax_platforms', 'cpu')
@@ -143,11 +135,11 @@ def _fake_devices(n: int) -> list[jax.Device]:
 def _tpu_devices(topology: Topology) -> list[jax.Device]:
   from jax.experimental import topologies
 
-  # Spares libtpu looking for a TPU around it, and saying that there is none.
+  # Keeps libtpu from looking for a TPU and saying that there is none.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('TPU_ACCELERATOR_TYPE', topology.name)
   os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
-  # libtpu is else for one process at a time, and a run may have it.
+  # Otherwise libtpu serves one process at a time, and a run may hold it.
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   options = {}
   if topology.n_devices == 1:

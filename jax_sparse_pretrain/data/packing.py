@@ -17,7 +17,7 @@ import grain
 import numpy as np
 
 from jax_sparse_pretrain import config
-from jax_sparse_pretrain.data.sources import Documents
+from jax_sparse_pretrain.data.corpus import Documents
 from jax_sparse_pretrain.data.tokenizers import Tokenizer
 
 # The evaluation rows are the same for every run, whatever its seed.

@@ -1,33 +1,45 @@
-"""Which leaves, how many where, which weights.
+"""Which leaves are pruned, how many weights where, and which weights.
 
-Knows pytrees of arrays; knows neither the model nor the training loop.
+A library for any pytree of arrays: it knows neither our model nor our loop.
+`wrap` prunes inside any optax optimizer (`transform`); `magnitude_pruner` is
+for a train step of one's own. Selection is exact and the same on every mesh,
+and tests hold it to sorting oracles bit for bit: whatever replaces it must keep
+that. jaxpruner's updaters are in the room `jaxpruner`.
 """
 
 from jax_sparse_pretrain.pruning.distribution import (
   DISTRIBUTIONS,
   Distribution,
+  kept_on_the_way,
+  targets,
+)
+from jax_sparse_pretrain.pruning.kernels import (
   Kernel,
+  apply_masks,
+  by_path,
+  count_nonzero,
+  path_name,
 )
-from jax_sparse_pretrain.pruning.magnitude import (
-  magnitude_pruner,
-  magnitudes,
-  random_scores,
-)
-from jax_sparse_pretrain.pruning.packed import packed
 from jax_sparse_pretrain.pruning.pruner import (
   Pruner,
-  count_nonzero,
+  magnitude_pruner,
+  magnitudes,
   no_pruning,
+  packed,
+  random_scores,
 )
 from jax_sparse_pretrain.pruning.selection import keep_largest
-from jax_sparse_pretrain.pruning.structure import (
-  Block,
-  Channel,
-  NByM,
-  Structure,
-  Unstructured,
+from jax_sparse_pretrain.pruning.structure import NByM, Structure
+from jax_sparse_pretrain.pruning.transform import (
+  PrunedState,
+  apply,
+  kept,
+  masks,
+  post_gradient_update,
+  sparsity,
+  wrap,
 )
-from jax_sparse_pretrain.pruning.targets import targets
+from jax_sparse_pretrain.pruning.windows import Block, Channel, Unstructured
 
 __all__ = [
   'Block',
@@ -36,15 +48,26 @@ __all__ = [
   'Distribution',
   'Kernel',
   'NByM',
+  'PrunedState',
   'Pruner',
   'Structure',
   'Unstructured',
+  'apply',
+  'apply_masks',
+  'by_path',
   'count_nonzero',
   'keep_largest',
+  'kept',
+  'kept_on_the_way',
   'magnitude_pruner',
   'magnitudes',
+  'masks',
   'no_pruning',
   'packed',
+  'path_name',
+  'post_gradient_update',
   'random_scores',
+  'sparsity',
   'targets',
+  'wrap',
 ]

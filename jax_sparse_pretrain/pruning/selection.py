@@ -11,7 +11,7 @@ Exactly k weights are kept. Ties at the threshold go to the lowest flat index,
 kernels in the order of their sorted names.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,13 +20,8 @@ import numpy as np
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jax_sparse_pretrain.pruning.distribution import (
-  Distribution,
-  Kernel,
-  PerLayer,
-)
-
-Arrays = Mapping[str, jax.Array]
+from jax_sparse_pretrain.pruning.distribution import Distribution
+from jax_sparse_pretrain.pruning.kernels import Arrays, Kernel, Kernels
 
 _DIGIT_BITS = 2  # Of 2 and 4, 2 is the faster on CPU.
 
@@ -34,7 +29,7 @@ _DIGIT_BITS = 2  # Of 2 and 4, 2 is the faster on CPU.
 def keep_largest(
   weights: Arrays,
   candidates: Arrays,
-  kernels: Mapping[str, Kernel],
+  kernels: Kernels,
   budget: Any,
   distribution: Distribution,
 ) -> dict[str, jax.Array]:
@@ -44,8 +39,8 @@ def keep_largest(
     weights: {kernel: float[shape]}; float32, bfloat16 or float16.
     candidates: {kernel: bool[shape]}; others are never kept.
     kernels: {kernel: Kernel}, the same keys.
-    budget: how many to keep, of `distribution.budget`.
-    distribution: global or per layer.
+    budget: how many to keep, what `distribution.budget` returned.
+    distribution: an entry of `DISTRIBUTIONS`.
 
   Returns:
     {kernel: bool[shape]} with exactly the budgeted number of weights, or all
@@ -92,25 +87,25 @@ def _ordered_bits(weight: jax.Array, candidate: jax.Array) -> jax.Array:
 def _last_reached(
   keys: Callable[[str, Any], jax.Array],
   arrays: Any,
-  kernels: Mapping[str, Kernel],
-  reached: Callable[[PerLayer], PerLayer],
+  kernels: Kernels,
+  reached: Callable[[Arrays], Arrays],
   n_bits: int,
-) -> PerLayer:
+) -> Arrays:
   """The highest thresholds that enough keys reach.
 
   Args:
-    keys: (kernel, arrays) -> uint32[shape], below 2^n_bits; anew in every
-      pass, since that is cheaper than a copy of all the keys.
-    arrays: what the keys are made of.
+    keys: (kernel, arrays) -> uint32[shape], below 2^n_bits. They are made
+      again in every pass, which is cheaper than a copy of all the keys.
+    arrays: the arrays from which keys are made.
     kernels: {kernel: Kernel}.
     reached: {kernel: keys at or above, uint32[n_layers]} ->
       {kernel: whether they are enough, bool[n_layers]}.
-    n_bits: at most 32.
+    n_bits: bits of a key, at most 32.
   """
   n_digits = -(-n_bits // _DIGIT_BITS)
   digits = np.arange(1, 1 << _DIGIT_BITS, dtype=np.uint32)[:, None]
 
-  def refine(i, threshold: PerLayer) -> PerLayer:
+  def refine(i, threshold: Arrays) -> Arrays:
     # Without the barrier the compiler moves the keys out of the loop.
     i, held = jax.lax.optimization_barrier((i, arrays))
     place = jnp.uint32(_DIGIT_BITS) * (n_digits - 1 - i).astype(jnp.uint32)
@@ -143,10 +138,10 @@ def _last(
 
   Args:
     selected: arrays -> bool[shape].
-    arrays: what `selected` is made of.
-    n_selected: uint32[n_layers].
+    arrays: the arrays from which `selected` is made.
+    n_selected: how many are selected in each layer, uint32[n_layers].
     n_first: uint32[n_layers], at most n_selected.
-    kernel: of the shape.
+    kernel: the kernel of this shape.
 
   Returns:
     For each axis of a layer, uint32[n_layers] as `_from_end` counts: 0 where
@@ -208,7 +203,7 @@ def _count(keys: jax.Array, thresholds: jax.Array, kernel: Kernel) -> jax.Array:
   Returns:
     uint32[n, n_layers].
   """
-  layers = keys.reshape(kernel.n_layers, *kernel.shape[int(kernel.stacked) :])
+  layers = keys.reshape(kernel.n_layers, *kernel.layer_shape)
   return jax.lax.platform_dependent(
     layers, thresholds, tpu=_count_by_sums, default=_count_layers
   )

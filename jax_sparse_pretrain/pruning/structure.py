@@ -1,83 +1,47 @@
-"""What is kept or dropped together: weights, N of M, blocks, channels.
-
-Blocks and channels are *windows* that tile a layer. Their scores are pooled,
-whole windows are selected exactly as weights are, and the mask of windows is
-spread over their weights. N:M needs no budget: each group ranks its own.
+"""What is kept or dropped together, and the simplest answer: N of every M.
 
 Axes are those of a layer: the axis of a kernel stacked over layers does not
-count. Nothing here sorts or gathers. On sharded kernels only windows that
-cross devices communicate, a few numbers a window. Where a group of N:M or the
-side of a block would itself be cut by a shard's edge, so that shards do not
-hold whole ones, Auto axes move the kernel and Explicit axes are an error.
+count. Nothing here or in `windows` sorts or gathers. On sharded kernels only
+windows that cross devices communicate, a few numbers a window. Where a group
+of N:M or the side of a block would itself be cut by a shard's edge, so that
+shards do not hold whole ones, Auto axes move the kernel and Explicit axes are
+an error.
 """
 
 import dataclasses
-import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jax_sparse_pretrain.pruning.axes import (
-  Arrays,
-  Kernels,
-  by_name,
-  check_divides,
-  layer_axis,
-  layer_shape,
-  merge,
-  split,
-)
-from jax_sparse_pretrain.pruning.distribution import Distribution, Kernel
-from jax_sparse_pretrain.pruning.exact_mean import exact_mean
-from jax_sparse_pretrain.pruning.n_by_m import NByM
-from jax_sparse_pretrain.pruning.selection import keep_largest
+from jax_sparse_pretrain.pruning.distribution import Distribution
+from jax_sparse_pretrain.pruning.kernels import Arrays, Kernel, Kernels
 
-POOLINGS = ('mean', 'max')
-MAX_WINDOW = 1 << 28
+# The compiler keeps no array of pairs when it reduces up to 32 of them.
+COMPARED = 32
 
 
-class Windows:
-  """Windows of equal shape, each kept or dropped whole."""
-
-  pooling: ClassVar[str] = 'mean'
-
-  def window(self, layer: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of a window in a layer of this shape.
-
-    Raises:
-      ValueError: if windows do not tile the layer.
-    """
-    raise NotImplementedError
+class Structure:
+  """What is kept or dropped together."""
 
   def units(self, kernels: Kernels) -> dict[str, Kernel]:
-    """The kernels as selection sees them, one entry a window.
+    """The kernels as selection sees them, with one entry for each unit.
 
     Raises:
-      ValueError: naming the kernel which windows do not tile.
+      ValueError: naming the kernel that the structure does not tile.
     """
-    return by_name(self._unit, kernels)
+    units = {}
+    for name, kernel in kernels.items():
+      try:
+        units[name] = self.unit(kernel)
+      except ValueError as error:
+        raise ValueError(f'{name}: {error}') from None
+    return units
 
-  def pool(self, scores: jax.Array, kernel: Kernel) -> jax.Array:
-    """float[shape] -> pooled scores, float32[units' shape].
-
-    The same to the last bit on any mesh. Windows of one weight pass as given.
-    """
-    if self._unit(kernel).shape == kernel.shape:
-      return scores
-    grouped, inner = self._grouped(scores.astype(jnp.float32), kernel)
-    if self.pooling == 'max':
-      return jnp.max(grouped, axis=inner)
-    return exact_mean(grouped, inner)
-
-  def spread(self, mask: jax.Array, kernel: Kernel) -> jax.Array:
-    """bool[units' shape] -> bool[shape]."""
-    for axis, size in enumerate(self._sizes(kernel)):
-      if size > 1:
-        mask = jnp.expand_dims(mask, axis + 1)
-        shape = mask.shape[: axis + 1] + (size,) + mask.shape[axis + 2 :]
-        mask = merge(jnp.broadcast_to(mask, shape), axis)
-    return mask
+  def unit(self, kernel: Kernel) -> Kernel:
+    """`units` of one kernel; the error does not know its name."""
+    raise NotImplementedError
 
   def keep(
     self,
@@ -87,125 +51,134 @@ class Windows:
     budget: Any,
     distribution: Distribution,
   ) -> dict[str, jax.Array]:
-    """Masks of the windows of largest pooled score.
+    """Masks of the units of largest score.
 
     Args:
-      scores: {kernel: float[shape]}, not negative, such as magnitudes.
-      candidates: {kernel: bool[shape]}; others are never kept. A window is a
-        candidate while any weight in it is.
+      scores: {kernel: float[shape]}, such as magnitudes.
+      candidates: {kernel: bool[shape]}; others are never kept.
       kernels: {kernel: Kernel}, the same keys.
-      budget: how many windows to keep, `distribution.budget` of `units`.
+      budget: how many units to keep, `distribution.budget` of `units`.
       distribution: an entry of `DISTRIBUTIONS`.
 
     Returns:
-      {kernel: bool[shape]}; exactly the budgeted number of windows, ties by
-      lowest flat index, or all candidates where they are fewer.
+      {kernel: bool[shape]}.
     """
+    raise NotImplementedError
 
-    def any_in(mask: jax.Array, kernel: Kernel) -> jax.Array:
-      grouped, inner = self._grouped(mask, kernel)
-      return jnp.any(grouped, axis=inner)
+  def layer_axis(self, axis: int, layer: tuple[int, ...]) -> int:
+    """The axis of a layer of this shape, counted from 0."""
+    n = len(layer)
+    if not -n <= axis < n:
+      raise ValueError(
+        f'{self}: a layer of shape {layer} has axes {-n} to {n - 1}'
+      )
+    return axis % n
 
-    windows = keep_largest(
-      {name: self.pool(scores[name], k) for name, k in kernels.items()},
-      {name: any_in(candidates[name], k) for name, k in kernels.items()},
-      self.units(kernels),
-      budget,
-      distribution,
-    )
+  def check_divides(self, size: int, axis: int, layer: tuple[int, ...]) -> None:
+    """Raises ValueError if size does not divide the axis of the layer."""
+    n = layer[axis]
+    if n % size:
+      raise ValueError(
+        f'{self}: {size} must divide axis {axis} of a layer of shape'
+        f' {layer}, {n}'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class NByM(Structure):
+  """The largest n of every m consecutive weights along the axis.
+
+  Each group ranks its own weights, so there is no budget to share out.
+
+  Attributes:
+    n: how many of a group are kept, 1 to m.
+    m: the size of a group; divides the axis.
+    axis: an axis of a layer.
+  """
+
+  n: int
+  m: int
+  axis: int = -1
+
+  def __post_init__(self):
+    if not 1 <= self.n <= self.m:
+      raise ValueError(f'{self}: n must be in 1 to m = {self.m}')
+
+  def unit(self, kernel: Kernel) -> Kernel:
+    """The kernel as it is."""
+    self._axis(kernel)
+    return kernel
+
+  def keep(
+    self,
+    scores: Arrays,
+    candidates: Arrays,
+    kernels: Kernels,
+    budget: Any = None,
+    distribution: Distribution | None = None,
+  ) -> dict[str, jax.Array]:
+    """Masks of the n largest candidates in each group of m.
+
+    Args:
+      scores: {kernel: float[shape]} without NaN.
+      candidates: {kernel: bool[shape]}; others are never kept.
+      kernels: {kernel: Kernel}, the same keys.
+      budget: not used, there is nothing to share out.
+      distribution: not used.
+
+    Returns:
+      {kernel: bool[shape]}; n in every group, ties by lowest index, or all
+      candidates of a group where they are fewer.
+    """
+    del budget, distribution
     return {
-      name: self.spread(windows[name], k) & candidates[name]
-      for name, k in kernels.items()
+      name: self._keep(scores[name], candidates[name], kernel)
+      for name, kernel in kernels.items()
     }
 
-  def _sizes(self, kernel: Kernel) -> tuple[int, ...]:
-    """Shape of a window, the axis of layers included."""
-    return (1,) * int(kernel.stacked) + self.window(layer_shape(kernel))
+  def _axis(self, kernel: Kernel) -> int:
+    """The axis of the whole leaf."""
+    axis = self.layer_axis(self.axis, kernel.layer_shape)
+    self.check_divides(self.m, axis, kernel.layer_shape)
+    return axis + int(kernel.stacked)
 
-  def _unit(self, kernel: Kernel) -> Kernel:
-    sizes = self._sizes(kernel)
-    if math.prod(sizes) > MAX_WINDOW:
-      raise ValueError(
-        f'{self} takes {math.prod(sizes)} weights together:'
-        f' at most {MAX_WINDOW} can be'
+  def _keep(self, scores: jax.Array, candidates: jax.Array, kernel: Kernel):
+    axis = self._axis(kernel)
+    score, candidate = (split(x, axis, self.m) for x in (scores, candidates))
+    mine, theirs = axis + 1, axis + 2
+
+    n_compared = min(self.m, COMPARED)
+
+    def add_better(i, n_better: jax.Array) -> jax.Array:
+      # The last weights overlap those before, which have been counted.
+      start = jnp.minimum(i * n_compared, self.m - n_compared)
+      other, eligible = (
+        jnp.expand_dims(
+          jax.lax.dynamic_slice_in_dim(x, start, n_compared, axis=mine), mine
+        )
+        for x in (score, candidate)
       )
-    shape = tuple(n // w for n, w in zip(kernel.shape, sizes, strict=True))
-    return kernel._replace(shape=shape)
+      one = jnp.expand_dims(score, theirs)
+      pairs = one.shape[:theirs] + (n_compared,) + one.shape[theirs + 1 :]
+      place = jax.lax.broadcasted_iota(jnp.int32, pairs, mine)
+      other_place = start + jax.lax.broadcasted_iota(jnp.int32, pairs, theirs)
+      better = (other > one) | ((other == one) & (other_place < place))
+      better &= eligible & (other_place >= i * n_compared)
+      return n_better + jnp.sum(better, axis=theirs, dtype=n_better.dtype)
 
-  def _grouped(self, x: jax.Array, kernel: Kernel):
-    """[shape] -> ([a/h, h, b/w, w, ...], the axes inside a window)."""
-    inner = []
-    for axis, size in enumerate(self._sizes(kernel)):
-      if size > 1:
-        axis += len(inner)
-        x = split(x, axis, size)
-        inner.append(axis + 1)
-    return x, tuple(inner)
-
-
-@dataclasses.dataclass(frozen=True)
-class Unstructured(Windows):
-  """Every weight by itself."""
-
-  def window(self, layer: tuple[int, ...]) -> tuple[int, ...]:
-    return (1,) * len(layer)
+    n_better = jnp.zeros_like(score, np.min_scalar_type(self.m))
+    n_rounds = -(-self.m // n_compared)
+    n_better = jax.lax.fori_loop(0, n_rounds, add_better, n_better)
+    return merge((n_better < self.n) & candidate, axis)
 
 
-@dataclasses.dataclass(frozen=True)
-class Block(Windows):
-  """Blocks of height x width along two axes, all of the other axes in each.
-
-  Attributes:
-    height: weights along the first of `axes`, which it divides.
-    width: along the second.
-    axes: of a layer.
-    pooling: how a block scores, by the `mean` or the `max` of its weights.
-  """
-
-  height: int
-  width: int
-  axes: tuple[int, int] = (0, 1)
-  pooling: str = 'mean'
-
-  def __post_init__(self):
-    if self.height < 1 or self.width < 1:
-      raise ValueError(f'{self}: height and width must be at least 1')
-    _check_pooling(self)
-
-  def window(self, layer: tuple[int, ...]) -> tuple[int, ...]:
-    first, second = (layer_axis(self, axis, layer) for axis in self.axes)
-    if first == second:
-      raise ValueError(f'{self}: the two axes of a block must differ')
-    sizes = list(layer)
-    for axis, size in ((first, self.height), (second, self.width)):
-      check_divides(self, size, axis, layer)
-      sizes[axis] = size
-    return tuple(sizes)
+def split(x: jax.Array, axis: int, size: int) -> jax.Array:
+  """One axis of n -> two axes, of n / size and of size."""
+  n = x.shape[axis]
+  return x.reshape(x.shape[:axis] + (n // size, size) + x.shape[axis + 1 :])
 
 
-@dataclasses.dataclass(frozen=True)
-class Channel(Windows):
-  """All weights that share an index along the axis.
-
-  Attributes:
-    axis: of a layer.
-    pooling: how a channel scores, by the `mean` or the `max` of its weights.
-  """
-
-  axis: int = -1
-  pooling: str = 'mean'
-
-  def __post_init__(self):
-    _check_pooling(self)
-
-  def window(self, layer: tuple[int, ...]) -> tuple[int, ...]:
-    axis = layer_axis(self, self.axis, layer)
-    return layer[:axis] + (1,) + layer[axis + 1 :]
-
-
-Structure = Unstructured | Block | Channel | NByM
-
-
-def _check_pooling(structure: Block | Channel):
-  if structure.pooling not in POOLINGS:
-    raise ValueError(f'{structure}: pooling must be one of {POOLINGS}')
+def merge(x: jax.Array, axis: int) -> jax.Array:
+  """The inverse of `split`: two axes become one."""
+  n = x.shape[axis] * x.shape[axis + 1]
+  return x.reshape(x.shape[:axis] + (n,) + x.shape[axis + 2 :])

@@ -1,7 +1,8 @@
-"""Where other runs leave a run: its workdir as it is after some steps.
+"""Branches: copies of a run's workdir as it is after some step.
 
-`DIRECTORY/STEP/` is an ordinary workdir that stopped there: history, metrics,
-snapshots and one checkpoint. What is in it last says that it is whole.
+Other runs go on from there. `DIRECTORY/STEP/` is an ordinary workdir of a run
+that stopped after this step: history, metrics, snapshots and one checkpoint.
+The file that is written last says that the branch is whole.
 """
 
 import contextlib
@@ -13,17 +14,17 @@ from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.runs.checkpoint import Checkpoints
 from jax_sparse_pretrain.runs.workdir import Workdir, write_json
 
-PARTIAL = '.partial'
-ABOUT = 'branch.json'  # The last file of a branch: the losses it carries.
+PARTIAL = '.partial'  # Ends the name of a directory that is being filled.
 
 
 class Branches(NamedTuple):
-  """Attributes:
+  """The branches that a run has to leave.
 
-  directory: of the workdirs.
-  steps: finished steps after which one is left.
-  n_losses: recent losses that the runs which go on from there, and those that
-    leave them in turn, average over at most.
+  Attributes:
+    directory: where they go.
+    steps: the finished steps after which one is due.
+    n_losses: how many recent losses the run has to carry, for the averages of
+      the runs that go on from it, directly or through another.
   """
 
   directory: pathlib.Path
@@ -44,27 +45,27 @@ class Branches(NamedTuple):
 
     Args:
       step: finished steps.
-      run: its files are those of `step` finished steps.
+      run: the run's directory, as it is after these steps.
       save: starts a save of the state.
-      n_losses: that it carries.
+      n_losses: how many recent losses the checkpoint carries.
     """
     with whole_or_not(self.directory / str(step)) as root:
-      branch = Workdir(root)
-      copy_files(run, branch)
-      storage.copy(run.config, branch.config)
-      checkpoints = Checkpoints(branch.checkpoints, keep=1)
+      copy = Workdir(root)
+      copy_files(run, copy)
+      storage.copy(run.config, copy.config)
+      checkpoints = Checkpoints(copy.checkpoints, keep=1)
       with contextlib.closing(checkpoints):
         save(checkpoints)
         checkpoints.wait()
-      write_json(root / ABOUT, {'n_losses': n_losses})
+      write_json(copy.branch, {'n_losses': n_losses})
 
 
 def is_whole(branch: pathlib.Path) -> bool:
-  return (branch / ABOUT).exists()
+  return Workdir(branch).branch.exists()
 
 
 def copy_files(run: Workdir, target: Workdir) -> None:
-  """All that a run has to show for its steps, but config and checkpoints."""
+  """Copies what a run has logged: all but its config and checkpoints."""
   storage.copy(run.history, target.history)
   storage.copy(run.metrics, target.metrics)
   if run.snapshots.is_dir():
@@ -73,10 +74,10 @@ def copy_files(run: Workdir, target: Workdir) -> None:
 
 @contextlib.contextmanager
 def whole_or_not(target: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A directory to fill, which is `target` at the end of the context.
+  """A directory to fill, which is renamed to `target` in the end.
 
-  An object store cannot rename: there it is `target` from the start, and what
-  is written last has to tell.
+  An object store cannot rename: there it is `target` from the start, and only
+  the file that is written last tells whether it is whole.
   """
   partial = target.with_name(f'.{target.name}{PARTIAL}')
   if storage.is_remote(target):

@@ -1,18 +1,24 @@
 """Checkpoints: the only module that knows Orbax.
 
 Checkpoint k holds the state after k finished steps, the position in the data,
-and the little that the loop carries along.
+and what the training loop carries from step to step.
 """
+
+from __future__ import annotations
 
 import functools
 import pathlib
 import warnings
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orbax.checkpoint as ocp
 
 from jax_sparse_pretrain import distributed, storage
-from jax_sparse_pretrain.training.step import TrainState
+from jax_sparse_pretrain.runs.workdir import Workdir
+from jax_sparse_pretrain.schema import one_line
+
+if TYPE_CHECKING:
+  from jax_sparse_pretrain.training.step import TrainState
 
 
 class CheckpointError(RuntimeError):
@@ -20,12 +26,13 @@ class CheckpointError(RuntimeError):
 
 
 class Restored(NamedTuple):
-  """Attributes:
+  """A checkpoint that has been read.
 
-  step: finished steps.
-  state: on the devices, sharded as asked.
-  data: state of the data iterator.
-  progress: what `save` was given.
+  Attributes:
+    step: finished steps.
+    state: on the devices, with the shardings asked for.
+    data: the state of the data iterator.
+    progress: what the loop carried.
   """
 
   step: int
@@ -35,9 +42,10 @@ class Restored(NamedTuple):
 
 
 class _Manager(ocp.CheckpointManager):
-  """Does not ask the runtime whether to stop, since the loop does.
+  """Does not ask the runtime whether to stop: the loop does.
 
-  The runtime counts who asks; Orbax asks by steps, from a second thread too.
+  The runtime counts the questions, and Orbax would ask for others, from a
+  second thread.
   """
 
   def reached_preemption(self, step: int) -> bool:
@@ -49,7 +57,7 @@ class Checkpoints:
   """The checkpoints of a run; saving does not hold up training.
 
   Args:
-    directory: created if missing.
+    directory: where they lie in a workdir; created if missing.
     keep: how many of the newest are kept.
   """
 
@@ -92,12 +100,12 @@ class Checkpoints:
   def restore_newest(self, like: TrainState) -> Restored | None:
     """The newest checkpoint that can be read, or None if there is none.
 
-    One that cannot be read is named in a warning and, once an older one has
-    been read, moved to `unreadable/` beside the directory.
+    A warning names each one that cannot be read. Once an older one has been
+    read, those are moved to the workdir's `unreadable/`.
 
     Args:
-      like: abstract arrays with shardings. Where it has masks and the
-        checkpoint, of a dense run, has none, the restored state has none.
+      like: abstract arrays with shardings. It may have masks that the
+        checkpoint of a dense run has not; the restored state has none then.
 
     Raises:
       CheckpointError: if there are checkpoints and none can be read.
@@ -117,7 +125,7 @@ class Checkpoints:
       newest = max(failed)
       raise CheckpointError(
         f'{self._directory}: no checkpoint can be read; the newest, {newest}, '
-        f'fails with: {_first_line(failed[newest])}'
+        f'fails with: {one_line(failed[newest])[:200]}'
       ) from failed[newest]
     return None
 
@@ -144,15 +152,15 @@ class Checkpoints:
   def _move(self, failed: dict[int, Exception]) -> None:
     for step, error in failed.items():
       source = self._directory / str(step)
-      target = self._directory.with_name('unreadable') / str(step)
+      target = Workdir(self._directory.parent).unreadable / str(step)
       warnings.warn(
-        f'checkpoint {source} cannot be read ({_first_line(error)}); moved to '
-        f'{target}, using the one before',
+        f'checkpoint {source} cannot be read ({one_line(error)[:200]}); moved '
+        f'to {target}, using the one before',
         stacklevel=2,
       )
       storage.remove_tree(target)
       target.parent.mkdir(exist_ok=True)
-      # In an object store, also what makes the directory be there.
+      # In an object store, this file also makes the directory exist.
       reason = target.with_name(f'{step}.txt')
       reason.write_text(f'{error}\n')
       source.rename(target)
@@ -163,8 +171,3 @@ class Checkpoints:
 
   def close(self) -> None:
     self._manager.close()
-
-
-def _first_line(error: Exception) -> str:
-  text = str(error).strip()
-  return text.splitlines()[0][:200] if text else type(error).__name__

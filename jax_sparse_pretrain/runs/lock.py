@@ -19,22 +19,23 @@ class TakenOver(RuntimeError):
 
 
 class Claim(NamedTuple):
-  """Says whose a workdir in an object store is: the latest start's.
+  """Says which start of the run may write into a workdir in an object store.
 
-  There are no locks there. And where a machine is lost, nobody would open one:
-  the start that replaces it must not wait, and what is left of it must not
-  write any more.
+  An object store has no locks. A lock would not help either: when a machine is
+  lost, nobody releases it. So the latest start takes the workdir over. It does
+  not wait, and what is left of an earlier start must not write any more.
 
   Attributes:
-    path: holds the mark of the latest start; None for a locked directory.
-    mark: of this start.
+    path: the file with the mark of the latest start; None if the directory is
+      locked instead.
+    mark: what this start has written there.
   """
 
   path: pathlib.Path | None = None
   mark: str = ''
 
   def holder(self) -> str:
-    """The mark of whose it is now."""
+    """The mark of the start that has the workdir now."""
     if self.path is None:
       return self.mark
     try:
@@ -43,11 +44,11 @@ class Claim(NamedTuple):
       return 'one that has cleared it'
 
   def holds(self) -> bool:
-    """Whether it is still that of this start. If not, do not write there."""
+    """Whether this start may still write there."""
     return self.holder() == self.mark
 
   def check(self) -> None:
-    """To be called before what is written counts.
+    """To be called before anything that relies on what is written.
 
     Raises:
       TakenOver: if there has been a later start.
@@ -65,22 +66,24 @@ def _claimed(path: pathlib.Path) -> Claim:
 
 
 @contextlib.contextmanager
-def locked(workdir: Workdir, name: str = '.lock') -> Iterator[Claim]:
+def locked(workdir: Workdir, name: str | None = None) -> Iterator[Claim]:
   """Keeps a second process out for as long as this one lives.
 
-  In an object store it cannot; there the claim has to be checked.
+  An object store has no locks: there the claim has to be checked.
 
   Args:
-    workdir: of the run.
-    name: of the file; processes of one name keep each other out.
+    workdir: the run's directory.
+    name: the lock's file, if not `Workdir.lock`; processes that use the same
+      one keep each other out.
 
   Raises:
     ConfigError: if another process is at work in it.
   """
-  if storage.is_remote(workdir.root):
-    yield _claimed(workdir.root / name)
+  path = workdir.root / name if name else workdir.lock
+  if storage.is_remote(path):
+    yield _claimed(path)
     return
-  with open(workdir.root / name, 'w') as file:
+  with open(path, 'w') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

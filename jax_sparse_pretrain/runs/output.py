@@ -1,36 +1,44 @@
-"""What a run writes beside its checkpoints; the primary process alone does."""
+"""What a run writes beside its checkpoints, and how it goes back to a step.
+
+Only the primary process writes.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jax_sparse_pretrain import distributed, history, storage
-from jax_sparse_pretrain.runs import resume, sinks, snapshots
+from jax_sparse_pretrain.runs import sinks, snapshots
 from jax_sparse_pretrain.runs import workdir as workdir_lib
 from jax_sparse_pretrain.runs.lock import Claim
-from jax_sparse_pretrain.training.setup import Experiment
 
-# Objects cannot grow: what was logged is uploaded whole each time.
+if TYPE_CHECKING:
+  from jax_sparse_pretrain.training.setup import Experiment
+
+# Objects cannot grow: each time, all that was logged is uploaded.
 _UPLOAD_SECONDS = 60.0
 
 
 class Output:
   """The files of a run.
 
-  In an object store nothing is written that another start of the run has
-  claimed, and the mask history always whole: so a row that slips in between is
-  gone with the next one of the start whose it is.
+  In an object store, nothing is written once another start of the run has
+  claimed the workdir, and the mask history is always written whole. Should a
+  row of an earlier start slip in, the next write of the later one removes it.
 
   Args:
-    workdir: of the run.
-    claim: on it.
+    workdir: the run's directory.
+    claim: the right of this start to write there.
     past: the mask history so far.
-    opened: sinks of metrics; none in other processes.
+    opened: the sinks of metrics; none in processes that are not primary.
 
   Attributes:
-    workdir: of the run.
-    rows: of the mask history.
+    workdir: the run's directory.
+    rows: the rows of the mask history.
   """
 
   def __init__(
@@ -77,9 +85,9 @@ class Output:
     self._flushed = time.monotonic()
 
   def settle(self) -> None:
-    """Makes sure that all of it is there, and the run still ours.
+    """Makes sure that everything is written and the workdir still ours.
 
-    To be called in all processes, before anything that counts on it.
+    To be called in all processes, before anything that relies on the files.
 
     Raises:
       TakenOver: if another start of the run has the workdir now.
@@ -99,7 +107,7 @@ def open_output(
   step: int,
   claim: Claim,
 ) -> Iterator[Output]:
-  """Sets the files back to `step` finished steps, to be added to."""
+  """The files of a run, set back to `step` finished steps."""
   with contextlib.ExitStack() as stack:
     opened: list[sinks.Sink] = []
 
@@ -109,10 +117,35 @@ def open_output(
         workdir.root, logging, experiment.resolved, step
       ):
         opened.append(stack.enter_context(contextlib.closing(sink)))
-      resume.rewind_files(experiment, workdir, previous, step)
+      _rewind(experiment, workdir, previous, step)
       return history.read(workdir.history)
 
     past = distributed.on_primary(open_files)
     output = Output(workdir, claim, past, opened)
     stack.callback(output.flush)
     yield output
+
+
+def _rewind(
+  experiment: Experiment,
+  workdir: workdir_lib.Workdir,
+  previous: workdir_lib.Previous | None,
+  step: int,
+) -> None:
+  """Drops from the files what came after the checkpoint: it is redone."""
+  workdir_lib.write_config(workdir, experiment.resolved, previous, step)
+  workdir.summary.unlink(missing_ok=True)
+  for path in workdir.snapshots.glob('*.npz'):
+    if path.stem.isdigit() and int(path.stem) > step:
+      path.unlink()
+  for late in experiment.config.pruning.snapshots:
+    if late <= step and not workdir.snapshot(late).exists():
+      warnings.warn(
+        f'pruning.snapshots: {late}: is past, the run goes on from {step}',
+        stacklevel=2,
+      )
+  if step:
+    # With a delay, a row counts for a step after the last finished one.
+    history.truncate(workdir.history, step + experiment.delay)
+  else:
+    history.write(workdir.history, experiment.header)

@@ -1,26 +1,31 @@
 """Where a run begins: fresh, from its checkpoint, or as a fork of it."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jax_sparse_pretrain import history
 from jax_sparse_pretrain.config import ConfigError
 from jax_sparse_pretrain.runs import workdir as workdir_lib
 from jax_sparse_pretrain.runs.checkpoint import Checkpoints
-from jax_sparse_pretrain.training.setup import Experiment
-from jax_sparse_pretrain.training.step import TrainState
 
-# Of the density: counts are rounded to whole weights in every layer.
+if TYPE_CHECKING:
+  from jax_sparse_pretrain.training.setup import Experiment
+  from jax_sparse_pretrain.training.step import TrainState
+
+# Tolerance of a density: counts are rounded to whole weights in every layer.
 _ROUNDING = 1e-4
 
 
 class Start(NamedTuple):
-  """Attributes:
+  """Where training begins.
 
-  step: finished steps.
-  state: after them.
-  carried: what the checkpoint carries for the loop; empty for a fresh run.
+  Attributes:
+    step: finished steps.
+    state: after those steps.
+    carried: what the checkpoint carries for the loop; empty in a fresh run.
   """
 
   step: int
@@ -30,13 +35,14 @@ class Start(NamedTuple):
 
 def start_or_resume(experiment: Experiment, checkpoints: Checkpoints) -> Start:
   """State and data as the newest checkpoint has them, or as at the start."""
-  restored = checkpoints.restore_newest(experiment.abstract_state)
+  programs = experiment.programs
+  restored = checkpoints.restore_newest(programs.abstract_state)
   if restored is None:
     return Start(0, experiment.init(), {})
   experiment.batches.set_state(restored.data)
   state = restored.state
-  if state.masks is None and experiment.abstract_state.masks is not None:
-    masks = experiment.init_masks(state.params, restored.step)
+  if state.masks is None and programs.abstract_state.masks is not None:
+    masks = programs.init_masks(state.params, restored.step)
     state = state.replace(masks=masks)
   return Start(restored.step, state, restored.progress)
 
@@ -132,28 +138,3 @@ def _as_steps(resolved: dict[str, Any]) -> str:
   return ', '.join(
     f'pruning.{k} = {resolved["plan"][k]}' for k in ('start', 'end', 'every')
   )
-
-
-def rewind_files(
-  experiment: Experiment,
-  workdir: workdir_lib.Workdir,
-  previous: workdir_lib.Previous | None,
-  step: int,
-) -> None:
-  """Files on disk go back to the checkpoint; what follows is redone."""
-  workdir_lib.write_config(workdir, experiment.resolved, previous, step)
-  workdir.summary.unlink(missing_ok=True)
-  for path in workdir.snapshots.glob('*.npz'):
-    if path.stem.isdigit() and int(path.stem) > step:
-      path.unlink()
-  for late in experiment.config.pruning.snapshots:
-    if late <= step and not workdir.snapshot(late).exists():
-      warnings.warn(
-        f'pruning.snapshots: {late}: is past, the run goes on from {step}',
-        stacklevel=2,
-      )
-  if step:
-    # With a delay, the last finished step may have counted for the next one.
-    history.truncate(workdir.history, step + experiment.delay)
-  else:
-    history.write(workdir.history, experiment.header)

@@ -1,8 +1,8 @@
 """Where scalar metrics go: JSON Lines, TensorBoard, Weights & Biases.
 
 The step of a metric is the number of finished steps. A run that resumes from
-checkpoint k keeps what was written up to step k and forgets what came later:
-it will be written again.
+checkpoint k keeps what was written up to step k. It drops what came later and
+writes it again.
 """
 
 import importlib.util
@@ -18,15 +18,16 @@ from typing import Any, Protocol
 import tensorboardX
 
 from jax_sparse_pretrain import config, storage
+from jax_sparse_pretrain.runs.workdir import Workdir
 
 
 class Sink(Protocol):
-  """Takes the scalars of one step at a time."""
+  """Receives the scalars of one step at a time."""
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None: ...
 
   def flush(self) -> None:
-    """What has been written outlasts this process from now on."""
+    """Makes sure that what has been written outlasts this process."""
 
   def close(self) -> None: ...
 
@@ -35,14 +36,14 @@ class JsonLines:
   """Appends one object a call: `{"step": step, **scalars}`.
 
   Each line reaches the operating system before `write` returns; an object
-  store gets them with `flush`. JSON has no NaN and no infinities: they become
-  `null`, which readers of tables take for a missing number, where a string
+  store receives them with `flush`. JSON has no NaN and no infinities, so they
+  become `null`: readers of tables take it for a missing number, where a string
   would change the type of the column.
   """
 
   def __init__(self, path: os.PathLike | str):
     self._path, self._pending = path, ''
-    storage.append(path, '')  # Who reads it need not ask whether it is there.
+    storage.append(path, '')  # Readers need not ask whether it is there.
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     values = {name: _json_number(value) for name, value in scalars.items()}
@@ -56,7 +57,7 @@ class JsonLines:
     self._pending = ''
 
   def close(self) -> None:
-    pass  # What has not been flushed is perhaps no longer wanted.
+    pass  # Another start of the run may own the file by now.
 
 
 def _json_number(value: Any) -> int | float | None:
@@ -134,9 +135,9 @@ class WeightsAndBiases:
 
   Args:
     project: name of the project.
-    directory: where its local files go, and `wandb_run_id.txt`. An object
-      store gets the latter; the former then go where Weights & Biases puts
-      them by itself.
+    directory: the run's workdir, for its local files and `wandb_run_id.txt`.
+      In an object store only the latter is written; the local files then go
+      to Weights & Biases' own default place.
     settings: the resolved config, shown beside the run.
 
   Raises:
@@ -166,7 +167,7 @@ class WeightsAndBiases:
     self._run.log({'step': int(step), **scalars})
 
   def flush(self) -> None:
-    pass  # It has a process of its own.
+    pass  # Weights & Biases writes in a process of its own.
 
   def close(self) -> None:
     self._run.finish()
@@ -182,7 +183,7 @@ def check(logging: config.Logging) -> None:
 
 
 def _run_id(directory: pathlib.Path) -> str:
-  path = directory / 'wandb_run_id.txt'
+  path = Workdir(directory).wandb_id
   if not path.exists():
     path.write_text(uuid.uuid4().hex)
   return path.read_text()
@@ -208,8 +209,9 @@ def open_sinks(
   if logging.wandb_project:
     sinks.append(WeightsAndBiases(logging.wandb_project, workdir, resolved))
   first_new_step = start_step + 1 if start_step else 0
-  truncate_json_lines(workdir / 'metrics.jsonl', first_new_step - 1)
-  sinks.append(JsonLines(workdir / 'metrics.jsonl'))
+  metrics = Workdir(workdir).metrics
+  truncate_json_lines(metrics, first_new_step - 1)
+  sinks.append(JsonLines(metrics))
   if logging.tensorboard:
     sinks.append(TensorBoard(workdir, purge_step=first_new_step))
   return sinks

@@ -1,4 +1,4 @@
-"""The files of a run, and which run it is."""
+"""The names of a run's files, and the check that they are of the same run."""
 
 import dataclasses
 import json
@@ -12,38 +12,33 @@ from jax_sparse_pretrain import schema, storage
 from jax_sparse_pretrain.config import ConfigError
 
 
+def _below(name: str) -> property:
+  return property(lambda self: self.root / name)
+
+
 @dataclasses.dataclass(frozen=True)
 class Workdir:
   """Paths of the files that section "Files on disk" of the README lists."""
 
   root: pathlib.Path
 
-  @property
-  def config(self) -> pathlib.Path:
-    return self.root / 'config.json'
-
-  @property
-  def history(self) -> pathlib.Path:
-    return self.root / 'mask_history.jsonl'
-
-  @property
-  def metrics(self) -> pathlib.Path:
-    return self.root / 'metrics.jsonl'
-
-  @property
-  def checkpoints(self) -> pathlib.Path:
-    return self.root / 'checkpoints'
-
-  @property
-  def snapshots(self) -> pathlib.Path:
-    return self.root / 'mask_snapshots'
+  config = _below('config.json')
+  history = _below('mask_history.jsonl')
+  metrics = _below('metrics.jsonl')
+  summary = _below('summary.json')
+  picture = _below('training.png')
+  checkpoints = _below('checkpoints')
+  snapshots = _below('mask_snapshots')
+  # Checkpoints that could not be read.
+  unreadable = _below('unreadable')
+  lock = _below('.lock')
+  # The name of the run at Weights & Biases.
+  wandb_id = _below('wandb_run_id.txt')
+  # The last file of a branch, which others go on from: it is whole.
+  branch = _below('branch.json')
 
   def snapshot(self, step: int) -> pathlib.Path:
     return self.snapshots / f'{step}.npz'
-
-  @property
-  def summary(self) -> pathlib.Path:
-    return self.root / 'summary.json'
 
   @property
   def has_checkpoints(self) -> bool:
@@ -60,8 +55,8 @@ class Workdir:
 
 def _is_saved(checkpoint: pathlib.Path) -> bool:
   if not checkpoint.name.isdigit():
-    return False  # Of Orbax, for what it has not finished.
-  # An object store cannot rename, so there it leaves this in the end.
+    return False  # Orbax names what it has not finished in another way.
+  # An object store cannot rename: there, Orbax writes this file last.
   last = checkpoint / 'commit_success.txt'
   return not storage.is_remote(checkpoint) or last.exists()
 
@@ -71,7 +66,7 @@ class Previous(NamedTuple):
 
   Attributes:
     resolved: its `config.json`.
-    changes: how the config of now alters it, `key: old -> new`.
+    changes: what the present config changes in it, as `key: old -> new`.
   """
 
   resolved: dict[str, Any]
@@ -113,7 +108,7 @@ def open_root(path: str | os.PathLike, *below: str) -> pathlib.Path:
     probe.unlink(missing_ok=True)  # Another process may open it as well.
     for name in below:
       (root / name).mkdir(exist_ok=True)
-  except Exception as error:  # Of object stores, many kinds.
+  except Exception as error:  # Object stores raise many kinds.
     reason = getattr(error, 'strerror', None) or schema.one_line(error)
     raise ConfigError(
       f'--workdir = {path}: must be a directory that can be written ({reason})'
@@ -127,7 +122,7 @@ def check_same_run(
   """Refuses to continue a run under a config that alters it.
 
   Args:
-    workdir: of the run.
+    workdir: the run's directory.
     resolved: what `config.json` is to hold.
     fork: whether the user asked for a fork.
 
@@ -158,7 +153,7 @@ def read_resolved(workdir: Workdir) -> dict[str, Any]:
   """
   try:
     resolved = json.loads(workdir.config.read_text())
-    # As it would be now: with tuples, and the defaults of newer keys.
+    # With tuples, which JSON has not, and the defaults of newer keys.
     config = dataclasses.asdict(config_lib.from_dict(resolved['config']))
     rest = {'corpus': None, 'plan': {}, 'mesh': {}, 'versions': {}}
     return {**rest, **resolved, 'config': config}
@@ -197,7 +192,8 @@ def write_config(
 ) -> None:
   """Writes `config.json`; every fork adds to its list of `forks`.
 
-  Where the run shares its first steps with one of its sweep, `trunk` says so.
+  If the run shares its first steps with another run of a sweep, `trunk` names
+  that run.
   """
   forks = previous.resolved.get('forks', []) if previous and step else []
   if previous and previous.changes and step:
@@ -214,7 +210,7 @@ def finished_summary(workdir: Workdir, steps: int) -> dict[str, Any] | None:
     summary = json.loads(workdir.summary.read_text())
     is_finished = summary['completed'] and summary['steps'] == steps
   except (OSError, ValueError, KeyError, TypeError):
-    return None  # It is derived: the run goes on and writes it again.
+    return None  # The run goes on and writes it again.
   return summary if is_finished else None
 
 

@@ -9,12 +9,12 @@ after saving the state.
 """
 
 import argparse
+import pathlib
 import sys
-import warnings
 from collections.abc import Sequence
 
 from jax_sparse_pretrain import command_line
-from jax_sparse_pretrain.command_line import Parser
+from jax_sparse_pretrain.command_line import Parser, Stopped, StopRequest
 from jax_sparse_pretrain.config import ConfigError
 
 
@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(args)
     if args.collect:
       return _collect(args, overrides)
-    return _sweep(args, overrides)
+    with StopRequest() as stop:
+      return _sweep(args, overrides, stop)
   except ConfigError as error:
     print(f'error: {error}', file=sys.stderr)
     return command_line.BAD_INPUT
@@ -74,25 +75,74 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _collect(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-  from jax_sparse_pretrain.sweep import directory, table
+  from jax_sparse_pretrain.sweep import collect, directory
 
   if overrides:
     raise ConfigError(f'{overrides[0]}: is of no use to --collect')
   found = directory.find_directory(args.workdir)
-  print(f'{table.write(found):,} finished runs: {found.table}')
+  print(f'{collect.write_table(found):,} finished runs: {found.table}')
   return 0
 
 
-def _sweep(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-  from jax_sparse_pretrain.command_line import StopRequest
+def _sweep(
+  args: argparse.Namespace, overrides: Sequence[str], stop: StopRequest
+) -> int:
+  """Plans the sweep, or trains it."""
+  # Imported here, so that --help answers at once.
+  from jax_sparse_pretrain.runs import lock, workdir
+  from jax_sparse_pretrain.sweep import (
+    collect,
+    directory,
+    overview,
+    prefixes,
+    sweep_file,
+  )
+  from jax_sparse_pretrain.sweep.runner import Runner
 
-  with StopRequest() as stop:
-    # Imported here, so that --help answers at once.
-    from jax_sparse_pretrain.sweep import command
+  everything = sweep_file.read_sweep(args.config, overrides)
+  columns = collect.differing_keys([run.config for run in everything])
+  common = prefixes.common_steps(everything)
+  mine = list(range(len(everything)))
+  if args.count is not None:
+    mine = prefixes.share(everything, common, args.index, args.count)
+  runs = [everything[i] for i in mine]
+  if not runs:
+    print('No runs in this share.')
+    return 0
+  common = common[mine][:, mine]
+  forks = prefixes.find_forks(common, [run.plan.steps for run in runs])
+  names = f'{overview.runs_text(runs, forks)}\n\n' if args.plan else ''
+  if not args.workdir:
+    print(names + overview.plan_text(runs, forks, overview.Status()))
+    return 0
+  files = directory.find_directory(args.workdir)
+  directory.check_runs(files, runs)
+  if not args.plan:
+    workdir.open_root(args.workdir)
+  runner = Runner(files, runs, common, columns)
+  status = overview.read_status(files, runs, runner.own_steps())
+  print(names + overview.plan_text(runs, forks, status), flush=True)
+  if args.plan:
+    return 0
+  name = f'.lock-{args.index or 0}-of-{args.count or 1}'
+  with lock.locked(workdir.Workdir(files.root), name):
+    return _train(runner, len(runs), files.table, stop)
 
-    return command.run(args, overrides, stop)
+
+def _train(runner, n_runs: int, table: pathlib.Path, stop: StopRequest) -> int:
+  try:
+    runner.train_all(stop)
+  except Stopped as stopped:
+    print(stopped, file=sys.stderr)
+    return command_line.STOPPED
+  n_failed = len(runner.failures)
+  print(f'Finished: {n_runs - n_failed:,} of {n_runs:,} runs')
+  if table.exists():
+    print(f'Table: {table}')
+  for name, reason in runner.failures.items():
+    print(f'error: run {name}: {reason}', file=sys.stderr)
+  return command_line.FAILED if n_failed else 0
 
 
 if __name__ == '__main__':
-  warnings.formatwarning = lambda message, *_, **__: f'warning: {message}\n'
-  sys.exit(main())
+  command_line.run_and_exit(main)

@@ -1,87 +1,212 @@
-"""How many first steps runs have in common, from what each step does."""
+"""Which runs begin with the same steps, and who goes on from whom.
 
-from collections.abc import Sequence
+What a step does is known before anything is trained: the learning rate, the
+budget of a mask update, a snapshot. Runs of one program, data and seed are the
+same as long as their steps do the same. Each goes on from an earlier run, its
+parent, with which it shares most steps; the runs then form trees. An array of
+jobs takes the trees in shares.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.sweep.sweep_file import Run
 from jax_sparse_pretrain.training import optimizer, program_keys, recipe
 
+# A fork has to save at least this part of a run, for it costs a checkpoint.
+WORTH = 0.01
 
-class Recipe(NamedTuple):
-  """What a run does, step by step.
+
+class Fork(NamedTuple):
+  """Where a run goes on from another.
 
   Attributes:
-    key: equal for runs of the same program, data and seed; None for one that
-      shares nothing.
-    learning_rates: float32[steps].
-    updates: (step, bytes of the budget) of every mask update.
-    snapshots: finished steps after which the masks are saved.
+    parent: index of the run whose first steps are used.
+    step: how many of them.
   """
 
-  key: str | None
-  learning_rates: np.ndarray
-  updates: Sequence[tuple[int, Any]]
-  snapshots: frozenset[int]
+  parent: int
+  step: int
 
 
-def make_recipe(run: Run) -> Recipe:
-  """The recipe of a run, from the functions that its training calls."""
+def common_steps(runs: Sequence[Run]) -> np.ndarray:
+  """int64[n, n]: the steps that each run has in common with each before it.
+
+  After so many steps, the files of the two runs are the same to the bit. The
+  last step of a run is not shared: with it the run logs, evaluates and saves.
+  """
+  keys = [program_keys.prefix_key(run.config) for run in runs]
+  numbers: dict[Any, int] = {}
+  actions = [
+    None if key is None else _actions(run, numbers)
+    for run, key in zip(runs, keys, strict=True)
+  ]
+  common = np.zeros((len(runs), len(runs)), np.int64)
+  for i, key in enumerate(keys):
+    for j in range(i):
+      if key is not None and key == keys[j]:
+        n = min(len(actions[i]), len(actions[j])) - 1
+        differ = actions[i][:n] != actions[j][:n]
+        common[i, j] = differ.argmax() if differ.any() else n
+  return common
+
+
+def _actions(run: Run, numbers: dict[Any, int]) -> np.ndarray:
+  """What each step of a run does, as numbers: equal ones for equal actions.
+
+  Args:
+    run: asked through the functions that its training calls.
+    numbers: those of the actions that have been seen, which grow.
+  """
   config, plan = run.config, run.plan
   kernels = recipe.model_kernels(config.model)
   pruner = recipe.make_pruner(config, plan, kernels)
   rates = optimizer.learning_rates(config.optimizer, plan.steps)
   controls = recipe.make_controls(config, plan, pruner, rates)
-  key = program_keys.prefix_key(config)
-  steps = [] if key is None else plan.schedule.update_steps.tolist()
-  return Recipe(
-    key=key,
-    learning_rates=rates,
-    updates=[(step, _bytes(controls(step).budget)) for step in steps],
-    snapshots=frozenset(config.pruning.snapshots),
-  )
+  budgets = {
+    step: _as_bytes(controls(step).budget)
+    for step in plan.schedule.update_steps.tolist()
+  }
+  actions = [
+    (rate, budgets.get(step), step + 1 in config.pruning.snapshots)
+    for step, rate in enumerate(rates.view(np.uint32).tolist())
+  ]
+  return np.array([numbers.setdefault(a, len(numbers)) for a in actions])
 
 
-def _bytes(budget: Any) -> tuple:
+def _as_bytes(budget: Any) -> tuple:
   leaves, structure = jax.tree.flatten(budget)
   arrays = map(np.asarray, leaves)
   return str(structure), *((str(a.dtype), a.tobytes()) for a in arrays)
 
 
-def common_steps(a: Recipe, b: Recipe) -> int:
-  """Steps after which the files of two runs are the same, to the bit.
+def find_forks(
+  common: np.ndarray,
+  steps: Sequence[int],
+  can_leave: Callable[[Fork], bool] = lambda fork: True,
+) -> list[Fork | None]:
+  """For each run the earlier one with the most common steps, if any.
 
-  Less than either has: with its last step a run logs, evaluates and saves.
+  Of several such runs it is the first: a run then leaves its parent after the
+  step at which the parent left its own, and no step is trained twice.
+
+  Args:
+    common: int[n, n], of `common_steps`.
+    steps: the length of each run.
+    can_leave: whether a fork is possible.
   """
-  if a.key is None or a.key != b.key:
-    return 0
-  steps = min(len(a.learning_rates), len(b.learning_rates)) - 1
-  differ = a.learning_rates[:steps].view(np.uint32) != (
-    b.learning_rates[:steps].view(np.uint32)
-  )
-  first_rate = int(differ.argmax()) if differ.any() else steps
-  # A snapshot is taken after its step.
-  first_snapshot = min(a.snapshots ^ b.snapshots, default=steps + 1) - 1
-  return min(first_rate, _first_update(a, b, steps), first_snapshot)
+  forks = []
+  for i, n_steps in enumerate(steps):
+    worth = (
+      Fork(j, int(k))
+      for j, k in enumerate(common[i, :i])
+      if k > 0 and k >= WORTH * n_steps
+    )
+    usable = filter(can_leave, worth)
+    forks.append(max(usable, key=lambda fork: fork.step, default=None))
+  return forks
 
 
-def _first_update(a: Recipe, b: Recipe, steps: int) -> int:
-  """The first step at which one run prunes and the other does not, or less."""
-  for ours, theirs in zip(a.updates, b.updates, strict=False):
-    if ours != theirs:
-      return min(ours[0], theirs[0])
-  n = min(len(a.updates), len(b.updates))
-  rest = [*a.updates[n:], *b.updates[n:]]
-  return min((step for step, _ in rest), default=steps)
+def children(forks: Sequence[Fork | None], parent: int) -> list[int]:
+  """The runs that go on from a run."""
+  return [i for i, fork in enumerate(forks) if fork and fork.parent == parent]
 
 
-def common_steps_table(runs: Sequence[Run]) -> np.ndarray:
-  """int64[n, n]: common steps of each run with each before it, else 0."""
-  recipes = [make_recipe(run) for run in runs]
-  table = np.zeros((len(runs), len(runs)), np.int64)
-  for i, ours in enumerate(recipes):
-    for j, theirs in enumerate(recipes[:i]):
-      table[i, j] = common_steps(ours, theirs)
-  return table
+def descendants(forks: Sequence[Fork | None], run: int) -> list[int]:
+  """The children of a run, their children, and so on."""
+  found = {run}
+  for i, fork in enumerate(forks):  # A parent comes before its children.
+    if fork and fork.parent in found:
+      found.add(i)
+  return sorted(found - {run})
+
+
+def most_trunks(forks: Sequence[Fork | None]) -> int:
+  """How many states are kept for later runs at one time, at most."""
+  lives = {}  # Each state is kept from its parent to its last child.
+  for i, fork in enumerate(forks):
+    if fork:
+      lives[fork] = range(fork.parent, i)
+  times = range(len(forks))
+  return max(sum(t in life for life in lives.values()) for t in times)
+
+
+def in_tree_order(forks: Sequence[Fork | None]) -> list[int]:
+  """Each run before its children, of which the last to leave comes first.
+
+  Each run then shares as many steps with the run before it as with any before.
+  """
+  roots = [i for i, fork in enumerate(forks) if fork is None]
+  order, stack = [], roots[::-1]
+  while stack:
+    order.append(stack.pop())
+    stack += sorted(children(forks, order[-1]), key=lambda i: forks[i].step)
+  return order
+
+
+def step_flops(run: Run) -> float:
+  """FLOPs that hardware spends on a step: pruned weights cost as others."""
+  model = run.config.model
+  per_token = counts.flops_per_token(model, counts.linear_parameters(model))
+  return run.config.tokens_per_step * per_token
+
+
+def share(
+  runs: Sequence[Run], common: np.ndarray, index: int, count: int
+) -> list[int]:
+  """Indices of the runs of share `index` of `count`, in their order.
+
+  A share is a stretch of the runs in tree order, so that few steps are trained
+  in two shares. The FLOPs of the shares are as equal as that allows. Shares of
+  whole trees would leave all jobs but one idle where the runs form one tree.
+  """
+  order = in_tree_order(find_forks(common, [run.plan.steps for run in runs]))
+  alone = [runs[i].plan.steps * step_flops(runs[i]) for i in order]
+  # The run before in tree order may come later in the sweep.
+  both = np.maximum(common, common.T)
+  shared = [0, *(both[i, j] for i, j in zip(order, order[1:], strict=False))]
+  after = [
+    cost - n * step_flops(runs[i])
+    for cost, n, i in zip(alone, shared, order, strict=True)
+  ]
+  stretch = share_out(alone, after, count)[index]
+  return sorted(order[position] for position in stretch)
+
+
+def share_out(
+  alone: Sequence[float], after: Sequence[float], n: int
+) -> list[range]:
+  """Cuts a tree order into n stretches whose largest cost is least.
+
+  A stretch costs at least as much as any of its items alone, since it has to
+  make that item's steps. So it is best to fill one stretch before the next.
+
+  Args:
+    alone: the cost of each item at the beginning of a stretch.
+    after: its cost after the item before it.
+    n: number of stretches; some are empty if there are fewer items.
+  """
+  low, high = max(alone), sum(alone)
+  for _ in range(60):  # Halvings, down to the rounding of the sum.
+    middle = (low + high) / 2
+    if len(_stretches(alone, after, middle)) <= n:
+      high = middle
+    else:
+      low = middle
+  found = _stretches(alone, after, high)
+  return found + [range(0)] * (n - len(found))
+
+
+def _stretches(alone, after, limit: float) -> list[range]:
+  """The fewest stretches that cost no more than the limit each."""
+  found, start, cost = [], 0, alone[0]
+  for i in range(1, len(alone)):
+    cost += after[i]
+    if cost > limit:
+      found.append(range(start, i))
+      start, cost = i, alone[i]
+  return [*found, range(start, len(alone))]

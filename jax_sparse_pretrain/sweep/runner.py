@@ -1,7 +1,10 @@
-"""Trains the runs of a sweep, one after another."""
+"""Trains the runs of a sweep, one after another.
+
+What is done and what comes next is read from the files each time. So a sweep
+that was stopped, or in which a run failed, goes on as a new one begins.
+"""
 
 import contextlib
-import pathlib
 import time
 import traceback
 from collections.abc import Sequence
@@ -12,22 +15,21 @@ from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.analysis.plots import training_picture
 from jax_sparse_pretrain.command_line import Stopped, StopRequest
 from jax_sparse_pretrain.config import ConfigError
-from jax_sparse_pretrain.runs import lock
+from jax_sparse_pretrain.runs import branches, lock
 from jax_sparse_pretrain.runs import workdir as workdir_lib
-from jax_sparse_pretrain.runs.branches import Branches, is_whole
 from jax_sparse_pretrain.runs.checkpoint import CheckpointError
 from jax_sparse_pretrain.schema import one_line
+from jax_sparse_pretrain.sweep import collect, overview, prefixes
 from jax_sparse_pretrain.sweep import directory as directory_lib
-from jax_sparse_pretrain.sweep import forest, report, table, trunks
 from jax_sparse_pretrain.sweep.directory import Directory
-from jax_sparse_pretrain.sweep.forest import Fork
+from jax_sparse_pretrain.sweep.prefixes import Fork
 from jax_sparse_pretrain.sweep.sweep_file import Run
 from jax_sparse_pretrain.training import loop, metrics, setup
 from jax_sparse_pretrain.training.metrics import NonFiniteError
 from jax_sparse_pretrain.training.progress import Part, Progress
 from jax_sparse_pretrain.training.setup import Experiment
 
-# Of a run, said in one line; anything else is a fault of ours to be traced.
+# How a run may fail; any other error is a fault of ours, and is traced.
 _EXPECTED = (
   ConfigError,
   NonFiniteError,
@@ -37,16 +39,16 @@ _EXPECTED = (
 
 
 class Runner:
-  """What has been done, from the files, and what to do next.
+  """Trains what is left of a sweep.
 
   Args:
-    directory: of the sweep.
-    runs: to train, in this order.
-    common: int[n, n], steps that each has in common with those before.
+    directory: the files of the sweep.
+    runs: what to train, in this order.
+    common: int[n, n], the steps that each has in common with those before.
     columns: keys of the config to show in the table.
 
   Attributes:
-    failures: reasons by name.
+    failures: reasons, by the name of the run.
   """
 
   def __init__(
@@ -62,58 +64,55 @@ class Runner:
     self._programs = {}
 
   def forks(self) -> list[Fork | None]:
-    """Where runs that have not begun are going to leave others, as it is now.
+    """Where the runs that have not begun will leave others, as things are.
 
-    A parent can be left if it has not yet come to that step, or has left its
-    files there. One that failed before it has not, so others take its place.
+    A parent can be left if it has not yet come to that step, or has left a
+    trunk there. If it failed before that step, others take its place.
     """
-    newest = [self._newest(run) for run in self._runs]
+    newest = [self._directory.newest_step(run) for run in self._runs]
 
     def can_leave(fork: Fork) -> bool:
       name = self._runs[fork.parent].name
       is_to_come = newest[fork.parent] < fork.step
-      trunk = self._directory.trunk(name, fork.step).root
-      return (name not in self.failures and is_to_come) or is_whole(trunk)
+      return (name not in self.failures and is_to_come) or branches.is_whole(
+        self._trunk(fork).root
+      )
 
     steps = [run.plan.steps for run in self._runs]
-    found = forest.find_forks(self._common, steps, can_leave)
+    found = prefixes.find_forks(self._common, steps, can_leave)
     return [
       fork if begun == 0 else None
       for fork, begun in zip(found, newest, strict=True)
     ]
 
-  def _newest(self, run: Run) -> int:
-    return directory_lib.newest_step(self._directory, run)
+  def _trunk(self, fork: Fork) -> workdir_lib.Workdir:
+    return self._directory.trunk(self._runs[fork.parent].name, fork.step)
 
   def own_steps(self) -> list[int]:
-    """Steps that each run makes or has made itself."""
+    """How many steps each run makes, or has made, itself."""
     return [
-      run.plan.steps - (fork.step if fork else self._trunk_step(run))
+      run.plan.steps
+      - (fork.step if fork else self._directory.origin(run).get('step', 0))
       for run, fork in zip(self._runs, self.forks(), strict=True)
     ]
 
-  def _trunk_step(self, run: Run) -> int:
-    return directory_lib.trunk_of(self._directory, run).get('step', 0)
-
   def train_all(self, stop: StopRequest) -> None:
-    """Trains what is not finished; `failures` tells what could not be.
+    """Trains what is not finished; `failures` then says what could not be.
 
     Raises:
       Stopped: on a signal, once the state is saved.
     """
     own = self.own_steps()
-    done = [
-      directory_lib.is_finished(self._directory, run) for run in self._runs
-    ]
+    done = [self._directory.is_finished(run) for run in self._runs]
     n_done = sum(n for n, is_done in zip(own, done, strict=True) if is_done)
     self._write_table()
     with Progress(sum(own), n_done) as progress:
-      for i in range(len(self._runs)):
+      for i, run in enumerate(self._runs):
         if done[i]:
           continue
         self._drop_trunks()
-        start = self._runs[i].plan.steps - own[i]
-        self._train(i, stop, progress, Part(progress, n_done, start))
+        part = Part(progress, n_done, run.plan.steps - own[i])
+        self._train(i, stop, progress, part)
         n_done += own[i]
         progress.advance(n_done)
         self._write_table()
@@ -129,24 +128,25 @@ class Runner:
       summary = self._train_one(i, stop, progress, part)
     except Stopped as stopped:
       raise Stopped(f'run {run.name}: {stopped}') from None
-    except Exception as error:  # One run must not take the others with it.
+    except Exception as error:  # The other runs are trained all the same.
       self.failures[run.name] = one_line(error)
       if not isinstance(error, _EXPECTED):
         progress.note(traceback.format_exc())
       progress.note(f'{run.name}: failed: {one_line(error)}')
       return
-    trunk = directory_lib.trunk_of(self._directory, run)
     seconds = time.monotonic() - began
-    progress.note(report.run_line(run.name, summary, seconds, trunk))
+    origin = self._directory.origin(run)
+    progress.note(overview.run_line(run.name, summary, seconds, origin))
 
   def _train_one(
     self, i: int, stop: StopRequest, progress: Progress, part: Part
   ) -> loop.Summary:
     run = self._runs[i]
+    files = self._directory.run(run.name)
     experiment = setup.set_up(run.config, cache=self._programs)
     with contextlib.closing(experiment.batches):
       self._begin(i, experiment, progress)
-      files = workdir_lib.open_workdir(self._directory.run(run.name).root)
+      workdir_lib.open_workdir(files.root)
       with lock.locked(files) as claim:
         previous = workdir_lib.check_same_run(
           files, experiment.resolved, fork=False
@@ -160,50 +160,42 @@ class Runner:
           branches=self._branches(i),
           claim=claim,
         )
-        trunks.drop_common_checkpoint(files, run.config)
+        directory_lib.drop_common_checkpoint(files, run.config)
         training_picture.save_training_picture(files.root)
     return summary
 
   def _begin(self, i: int, experiment: Experiment, progress: Progress) -> None:
     """Makes the workdir of a run that has its first steps from another."""
-    files = workdir_lib.open_workdir(
-      self._directory.run(self._runs[i].name).root
-    )
+    name = self._runs[i].name
+    files = workdir_lib.open_workdir(self._directory.run(name).root)
     with lock.locked(files):
-      pass  # What another process is at must not be replaced on disk.
+      pass  # A workdir in which another process trains must not be replaced.
     while fork := self.forks()[i]:
-      parent = self._runs[fork.parent]
-      trunk = self._directory.trunk(parent.name, fork.step)
+      trunk, parent = self._trunk(fork), self._runs[fork.parent]
       try:
-        trunks.check_trunk(trunk, experiment, parent.config)
-        trunks.begin_from(trunk, files, experiment, parent.name)
+        directory_lib.begin_from(trunk, files, experiment, parent)
       except ConfigError as error:
-        progress.note(f'{self._runs[i].name}: trained anew: {error}')
+        progress.note(f'{name}: trained anew: {error}')
         storage.remove_tree(trunk.root)
 
-  def _branches(self, i: int) -> Branches:
+  def _branches(self, i: int) -> branches.Branches:
     forks, n_losses = self.forks(), 0
-    for each in forest.descendants(forks, i):
+    for each in prefixes.descendants(forks, i):
       n_losses = max(n_losses, metrics.tail(self._runs[each].plan.steps))
-    return Branches(
+    return branches.Branches(
       self._directory.trunks(self._runs[i].name),
-      frozenset(forks[c].step for c in forest.children(forks, i)),
+      frozenset(forks[c].step for c in prefixes.children(forks, i)),
       n_losses,
     )
 
-  def _needed_trunks(self) -> set[pathlib.Path]:
-    needed = [
-      self._directory.trunk(self._runs[fork.parent].name, fork.step).root
+  def _drop_trunks(self) -> None:
+    needed = {
+      self._trunk(fork).root
       for run, fork in zip(self._runs, self.forks(), strict=True)
       if fork and run.name not in self.failures
-    ]
-    return set(needed)
-
-  def _drop_trunks(self) -> None:
-    directory_lib.drop_trunks(
-      self._directory, self._runs, self._needed_trunks()
-    )
+    }
+    directory_lib.drop_trunks(self._directory, self._runs, needed)
 
   def _write_table(self) -> None:
-    with contextlib.suppress(table.NoRuns):
-      table.write(self._directory, self._columns)
+    with contextlib.suppress(collect.NoRuns):
+      collect.write_table(self._directory, self._columns)

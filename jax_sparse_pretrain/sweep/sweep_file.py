@@ -1,6 +1,5 @@
 """A sweep's config file: `get_config()`, and `get_runs()` that alter it."""
 
-import copy
 import functools
 import pathlib
 import re
@@ -10,10 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
-import numpy as np
 from ml_collections import config_flags
 
-from jax_sparse_pretrain import command_line
+from jax_sparse_pretrain import command_line, schema
 from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain.config import Config, ConfigError
 from jax_sparse_pretrain.planning import Plan
@@ -46,8 +44,7 @@ def read_sweep(path: str, overrides: Sequence[str]) -> list[Run]:
   Raises:
     ConfigError: naming the run and the key.
   """
-  if not pathlib.Path(path).is_file():
-    raise ConfigError(f'--config = {path}: must be a file')
+  path = command_line.find_config(path)
   with command_line.running_file(path):
     module = _execute(pathlib.Path(path))
     base = _called(module, 'get_config')
@@ -101,28 +98,10 @@ def _checked(asked: Sequence[Any], where: str) -> Iterator[tuple[str, Mapping]]:
 
 def _make_run(name: str, values: dict[str, Any], changes: Mapping) -> Run:
   try:
-    config = config_lib.from_dict(_altered(values, changes))
+    config = config_lib.from_dict(schema.altered(values, changes))
     plan = recipe.make_plan(config)
     # Refuses what the run would refuse.
     recipe.make_pruner(config, plan, recipe.model_kernels(config.model))
   except ConfigError as error:
     raise ConfigError(f'run {name}: {error}') from None
   return Run(name, config, plan)
-
-
-def _altered(values: dict[str, Any], changes: Mapping) -> dict[str, Any]:
-  values = copy.deepcopy(values)
-  for key, value in changes.items():
-    if not isinstance(key, str) or isinstance(value, Mapping):
-      raise ConfigError(
-        f'{key!r}: {value!r}: overrides must be a value for each section.key'
-      )
-    *sections, last = key.split('.')
-    node = values
-    for section in sections:
-      node = node.setdefault(section, {})
-      if not isinstance(node, dict):
-        raise ConfigError(f'{key}: unknown key; {section} is no section')
-    # A file may well compute its values with NumPy.
-    node[last] = value.item() if isinstance(value, np.generic) else value
-  return values

@@ -1,8 +1,7 @@
-"""The training loop: batch, step, hooks."""
+"""The training loop: batch, step, and what is done after some steps."""
 
 import contextlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,35 +11,18 @@ from jax_sparse_pretrain import data as data_lib
 from jax_sparse_pretrain import distributed
 from jax_sparse_pretrain.command_line import Stopped, StopRequest
 from jax_sparse_pretrain.distributed import AgreedStop
+from jax_sparse_pretrain.pruning import path_name
 from jax_sparse_pretrain.runs import resume
 from jax_sparse_pretrain.runs import workdir as workdir_lib
 from jax_sparse_pretrain.runs.branches import Branches
 from jax_sparse_pretrain.runs.checkpoint import Checkpoints
 from jax_sparse_pretrain.runs.lock import Claim
 from jax_sparse_pretrain.runs.output import Output, open_output
-from jax_sparse_pretrain.sharding import path_name
 from jax_sparse_pretrain.training.metrics import Meter, NonFiniteError
 from jax_sparse_pretrain.training.progress import Part, Progress, Silent
 from jax_sparse_pretrain.training.setup import Experiment
 
 Summary = dict[str, Any]
-
-
-class Hook(NamedTuple):
-  """Something to do after some steps.
-
-  Attributes:
-    is_due: finished steps -> whether to do it now.
-    run: finished steps -> None.
-  """
-
-  is_due: Callable[[int], bool]
-  run: Callable[[int], None]
-
-
-def at_multiples(every: int, steps: int) -> Callable[[int], bool]:
-  """Due every so many steps, if not 0, and after the last of `steps`."""
-  return lambda step: step == steps or (every > 0 and step % every == 0)
 
 
 def train(
@@ -56,13 +38,13 @@ def train(
   """Trains to the end, from the newest checkpoint of `workdir` if it has one.
 
   Args:
-    experiment: the run.
-    workdir: its files.
-    stop: polled after every step.
-    previous: the run in `workdir`, checked by `check_same_run`.
-    progress: shown to a person; if given, not closed.
+    experiment: the run; its batches are closed at the end.
+    workdir: the run's files.
+    stop: asked after every step whether to stop.
+    previous: the run that `workdir` holds, checked by `check_same_run`.
+    progress: shows a person how far the run is; not closed if given.
     branches: where other runs leave this one.
-    claim: on the workdir.
+    claim: the right to write into the workdir.
 
   Returns:
     What `summary.json` holds.
@@ -70,13 +52,14 @@ def train(
   Raises:
     ConfigError: if the previous run cannot be continued like this.
     Stopped: on a signal, once the state is saved.
-    NonFiniteError: the newest checkpoint is from before.
+    NonFiniteError: if the loss, the gradient or the weights are not finite;
+      the newest checkpoint is from before.
     CheckpointError: if there are checkpoints and none can be read.
     TakenOver: if another start of the run has the workdir now.
   """
   with contextlib.ExitStack() as stack:
-    # Grain's prefetch thread must not outlive the run: at interpreter exit it
-    # would take the process down.
+    # The thread that prefetches must not outlive the run, or it may abort the
+    # interpreter at its exit.
     stack.enter_context(contextlib.closing(experiment.batches))
     checkpoints = Checkpoints(
       workdir.checkpoints, experiment.config.checkpoint.keep
@@ -98,8 +81,8 @@ def train(
     try:
       return run.to_the_end(stop)
     except Exception:
-      # Perhaps of what another start has done to the files. Of several
-      # processes, another one may not have failed, and cannot be asked.
+      # Perhaps another start has changed the files. With several processes,
+      # the primary may not have failed, and then nobody checks.
       if claim and distributed.is_alone():
         claim.check()
       raise
@@ -112,7 +95,7 @@ def _progress(experiment: Experiment, start_step: int) -> Progress | Silent:
 
 
 class _Run:
-  """The parts of a run in motion: what hooks share."""
+  """A run in motion."""
 
   def __init__(
     self,
@@ -142,18 +125,16 @@ class _Run:
 
   def to_the_end(self, stop: StopRequest | AgreedStop) -> Summary:
     config = self._config
-    hooks = [
-      Hook(at_multiples(config.evaluation.every, self._steps), self._evaluate),
-      # Before the checkpoint: a run that goes on from there has branched.
-      Hook(self._branches.is_due, self._leave_branch),
-      Hook(at_multiples(config.checkpoint.every, self._steps), self._save),
-    ]
     try:
       for step in range(self._start + 1, self._steps + 1):
         self._take_step(step)
-        for hook in hooks:
-          if hook.is_due(step):
-            hook.run(step)
+        if self._is_due(step, config.evaluation.every):
+          self._evaluate(step)
+        # Before the checkpoint: a run that goes on from there has branched.
+        if self._branches.is_due(step):
+          self._leave_branch(step)
+        if self._is_due(step, config.checkpoint.every):
+          self._save(step)
         if stop.is_due() and step < self._steps:
           self._save_and_stop(step, stop)
     except NonFiniteError as error:
@@ -162,19 +143,23 @@ class _Run:
     self._checkpoints.wait()
     return self._write_summary(self._steps, completed=True)
 
+  def _is_due(self, step: int, every: int) -> bool:
+    """At multiples of `every`, if not 0, and after the last step."""
+    return step == self._steps or (every > 0 and step % every == 0)
+
   def _take_step(self, step: int) -> None:
-    """The step after which `step` steps are finished."""
-    experiment = self._experiment
+    """Takes the step after which `step` steps are finished."""
+    experiment, programs = self._experiment, self._experiment.programs
     controls = experiment.controls(step - 1)
     rows = experiment.to_devices(next(experiment.batches))
-    # By the first forward pass that has them: this one, or with a delay the
-    # next, and then those of the very first are counted before it.
+    # Counts by the first forward pass that sees them. With a delay that is the
+    # next one, and what the very first sees is counted before it.
     delay, counts = experiment.delay, {}
     if step == 1 and delay:
-      counts[0] = experiment.count_nonzero(self._state)
-    self._state, metrics = experiment.train_step(self._state, rows, controls)
+      counts[0] = programs.count_nonzero(self._state)
+    self._state, metrics = programs.train_step(self._state, rows, controls)
     if controls.prune or (step == 1 and not delay):
-      counts[step - 1 + delay] = experiment.count_nonzero(self._state)
+      counts[step - 1 + delay] = programs.count_nonzero(self._state)
     self._meter.push(step, metrics, counts)
     if step in self._config.pruning.snapshots:
       self._take_snapshot(step)
@@ -182,10 +167,10 @@ class _Run:
 
   def _take_snapshot(self, step: int) -> None:
     with self._meter.paused():
-      # Kernel by kernel, since every device gets all of it for a moment.
+      # One kernel after another, since every device holds all of it meanwhile.
       masks = {
         name: multihost_utils.process_allgather(mask, tiled=True)
-        for name, mask in self._experiment.kept(self._state).items()
+        for name, mask in self._experiment.programs.kept(self._state).items()
       }
       self._output.write_snapshot(step, masks)
 
@@ -195,9 +180,9 @@ class _Run:
       self._progress.show(step, scalars)
 
   def _settle(self) -> None:
-    """To be called before anything that counts on the steps so far.
+    """Makes sure that all steps so far went well, and writes what is known.
 
-    They must have gone well, and all that is known of them be written.
+    To be called before anything that relies on these steps.
     """
     self._meter.flush()
     self._output.settle()
@@ -206,7 +191,7 @@ class _Run:
     self._settle()
     with self._meter.paused():
       self._eval_loss = self._experiment.evaluate(
-        self._experiment.forward(self._state)
+        self._experiment.programs.forward(self._state)
       )
     self._meter.check_finite(step, {'eval_loss': self._eval_loss})
     tokens = step * self._config.tokens_per_step

@@ -17,9 +17,9 @@ from jax_sparse_pretrain import config as config_lib
 def make_optimizer(
   config: config_lib.Optimizer,
 ) -> optax.GradientTransformationExtraArgs:
-  """Clip by global norm, Adam, decoupled weight decay, learning rate.
+  """Clipping by global norm, Adam, decoupled weight decay, learning rate.
 
-  `update(grads, state, params, learning_rate=...)`.
+  It is called as `update(grads, state, params, learning_rate=...)`.
   """
   clip = (
     optax.clip_by_global_norm(config.clip_norm)
@@ -51,8 +51,8 @@ def scale_by_given_learning_rate() -> optax.GradientTransformationExtraArgs:
 def learning_rates(config: config_lib.Optimizer, steps: int) -> np.ndarray:
   """The learning rate of every step, float32[steps].
 
-  Linear warm-up reaches the peak at its last step; the last step of the run,
-  if any come after warm-up, has the final rate.
+  Linear warm-up reaches the peak at its last step. The last step of the run,
+  if it comes after warm-up, has the final rate.
   """
   warmup = warmup_steps(config, steps)
   schedule = optax.join_schedules(
@@ -62,7 +62,7 @@ def learning_rates(config: config_lib.Optimizer, steps: int) -> np.ndarray:
     ],
     boundaries=[warmup],
   )
-  # At a length that runs share: each new one would compile every operation.
+  # Rounded up, so that runs of different lengths share compiled operations.
   length = 1 << steps.bit_length()
   rates = np.asarray(schedule(jnp.arange(1, length + 1)), np.float32)
   return np.broadcast_to(rates, (length,))[:steps]
@@ -94,10 +94,5 @@ def _after_warmup(
 
 
 def _not_norms(params: Any) -> Any:
-  """True but for norm scales. By name, since a stacked scale has rank 2."""
-
-  def decays(path, leaf):
-    del leaf
-    return path[-1].key != 'scale'
-
-  return jax.tree.map_with_path(decays, params)
+  """True but for norm scales, by name, since a stacked scale has rank 2."""
+  return jax.tree.map_with_path(lambda path, _: path[-1].key != 'scale', params)

@@ -1,7 +1,7 @@
-"""What decides that two runs have one program, or the same first steps.
+"""When two runs have the same compiled programs, or the same first steps.
 
-Keys of the config are compared unless they are listed here, so that a key
-which this module does not know keeps runs apart.
+All keys of the config are compared but those listed here. A key that this
+module does not know therefore keeps runs apart.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from jax_sparse_pretrain import schema
 from jax_sparse_pretrain.config import Config
 from jax_sparse_pretrain.training import recipe
 
-# Act on a step only through its `Controls`, which are data.
+# Keys that act on a step only through its `Controls`, which are data.
 _BY_CONTROLS = (
   'duration.',
   'optimizer.peak_lr',
@@ -25,12 +25,12 @@ _BY_CONTROLS = (
   'pruning.end',
   'pruning.unit',
   'pruning.every',
-  # Of these, which kernels are pruned is in the program, how far is not.
+  # Which kernels are pruned is part of the program; how far they are is not.
   'pruning.sparsity',
   'pruning.sparsities',
   'pruning.exempt',
 )
-# Neither weights nor metrics depend on them.
+# Keys on which neither weights nor metrics depend.
 _BESIDE = (
   'checkpoint.',
   'data.prefetch',
@@ -39,7 +39,7 @@ _BESIDE = (
   'logging.wandb_project',
   'pruning.snapshots',
 )
-# What else the train step and the evaluation do not close over.
+# Keys that the compiled functions do not close over.
 _OUTSIDE_PROGRAM = (*_BESIDE, 'data.', 'evaluation.', 'logging.', 'mesh.')
 
 
@@ -49,16 +49,16 @@ def program_key(config: Config) -> str:
   if not (_is_sparse(config) and config.pruning.algorithm == 'random'):
     skip += ('seed',)  # An argument of the initialisation.
   if _is_upstream(config):
-    # jaxpruner's updaters are built from sparsity, last step and seed.
+    # An updater of jaxpruner is built from the sparsity, last step and seed.
     return _key(config, tuple(name for name in skip if name != 'seed'))
   return _key(config, (*skip, *_BY_CONTROLS))
 
 
 def prefix_key(config: Config) -> str | None:
-  """Equal for runs that are the same as long as their controls are.
+  """Equal for runs whose steps are the same as long as their controls are.
 
-  None for a run that shares nothing: jaxpruner's updaters may take the length
-  of the run into account at any step.
+  None for a run that shares nothing, since an updater of jaxpruner may take
+  the length of the run into account at any step.
   """
   if _is_upstream(config):
     return None

@@ -1,8 +1,8 @@
 """Progress for a person: a bar on a terminal, plain lines in a pipe.
 
-  step   200/1,370  loss  2.413  density 0.830  41.2k tok/s  eta 1m12s
+  step   200/1,370  loss  2.413  density 0.830  41.2K tok/s  eta 1m12s
 
-Goes to standard error, so that standard output holds only results.
+It goes to standard error, so that standard output holds only results.
 """
 
 import contextlib
@@ -13,6 +13,8 @@ from typing import TextIO
 
 import tqdm
 
+from jax_sparse_pretrain.text import duration, short
+
 
 class Progress:
   """Shows how far a run is. A context manager; fits into 80 columns.
@@ -20,8 +22,8 @@ class Progress:
   Args:
     total_steps: steps of the whole run.
     start_step: steps finished before this start.
-    stream: standard error if not given. A bar if it is a terminal, else one
-      line for each `show`.
+    stream: where to show it, by default standard error. A terminal gets a
+      bar, anything else one line for each `show`.
   """
 
   def __init__(
@@ -34,8 +36,8 @@ class Progress:
     self._total = total_steps
     self._step = start_step
     self._scalars = ''
-    # (steps, seconds) when the first step was done. Time left is measured
-    # from there, because the first step compiles.
+    # (steps, seconds) after the first step, from where the pace is measured:
+    # the first step compiles.
     self._origin: tuple[int, float] | None = None
     self._bar = self._open_bar() if self._stream.isatty() else None
 
@@ -60,10 +62,12 @@ class Progress:
       scalars: `train_loss` in nats, `density` in [0, 1] and
         `tokens_per_second`; others are ignored.
     """
+    tokens_per_second = scalars.get('tokens_per_second')
+    speed = '?' if tokens_per_second is None else short(tokens_per_second, 3)
     self._scalars = (
       f'loss {scalars["train_loss"]:6.3f}  '
       f'density {scalars["density"]:.3f}  '
-      f'{_short(scalars.get("tokens_per_second")):>5} tok/s  '
+      f'{speed:>5} tok/s  '
     )
     if self._bar is None:
       self._print(f'{self._place(step)}  {self._scalars}{self._time_left()}')
@@ -118,12 +122,12 @@ class Progress:
 
 
 class Part:
-  """What a run is to see of the progress of several.
+  """One run's part of the progress of a sweep.
 
   Args:
-    whole: progress over the steps of all.
-    finished: steps of the others before this run.
-    start: step of the run from which on its steps count.
+    whole: progress over the steps of all runs.
+    finished: steps of the runs before this one.
+    start: the step of this run from which on its steps count.
   """
 
   def __init__(self, whole: Progress, finished: int, start: int):
@@ -133,18 +137,18 @@ class Part:
     self._whole.advance(self._place(step))
 
   def show(self, step: int, scalars: Mapping[str, float]) -> None:
-    if self._whole.is_bar:  # In a pipe, several runs have one line each.
+    if self._whole.is_bar:  # In a pipe, each run of a sweep has one line.
       self._whole.show(self._place(step), scalars)
 
   def note(self, text: str) -> None:
-    """Notes of one run would bury those on the runs."""
+    """Says nothing: notes of one run would bury those about the runs."""
 
   def _place(self, step: int) -> int:
     return self._finished + max(step - self._start, 0)
 
 
 class Silent(contextlib.AbstractContextManager):
-  """Of a process whose progress another one shows."""
+  """Progress of a process that leaves it to another one to show."""
 
   def advance(self, step: int) -> None:
     pass
@@ -157,27 +161,3 @@ class Silent(contextlib.AbstractContextManager):
 
   def __exit__(self, *exception) -> None:
     pass
-
-
-def duration(seconds: float) -> str:
-  """Two units at most: 8s, 1m12s, 2h05m, 3d04h."""
-  minutes, s = divmod(round(seconds), 60)
-  hours, m = divmod(minutes, 60)
-  days, h = divmod(hours, 24)
-  if days:
-    return f'{days}d{h:02}h'
-  if hours:
-    return f'{h}h{m:02}m'
-  return f'{m}m{s:02}s' if minutes else f'{s}s'
-
-
-def _short(value: float | None) -> str:
-  """Three digits and a suffix: 950, 41.2k, 1.24M; ? for None."""
-  if value is None:
-    return '?'
-  for size, suffix in ((1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
-    if value >= 0.9995 * size:
-      scaled = value / size
-      digits = 3 - len(f'{scaled:.0f}')
-      return f'{scaled:.{digits}f}{suffix}'
-  return f'{value:.0f}'

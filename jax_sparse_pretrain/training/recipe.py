@@ -1,21 +1,35 @@
-"""What happens in which step: config -> plan, controls."""
+"""What a config asks for: how long a run is, what prunes it, and when.
 
+From the checked config alone: the kernels and their targets, the plan, the
+pruner, and the controls of every step.
+"""
+
+import ast
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from jax_sparse_pretrain import planning, pruning
-from jax_sparse_pretrain.config import Config, ConfigError, Model, Optimizer
+from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain import hardware, planning, pruning
+from jax_sparse_pretrain.config import Config, ConfigError
 from jax_sparse_pretrain.model import counts
-from jax_sparse_pretrain.training import optimizer, pruners
+from jax_sparse_pretrain.planning import Plan
+from jax_sparse_pretrain.pruning.jaxpruner import bridge, upstream
+from jax_sparse_pretrain.text import Line, listing
+from jax_sparse_pretrain.training import optimizer
 from jax_sparse_pretrain.training.step import Controls
 
+_SCORES = {
+  'magnitude': lambda seed: pruning.magnitudes,
+  'random': pruning.random_scores,
+}
 
-def model_kernels(model: Model) -> dict[str, pruning.Kernel]:
-  """The linear parameters by path, from the config alone."""
+
+def model_kernels(model: config_lib.Model) -> dict[str, pruning.Kernel]:
+  """The linear parameters by path."""
   return {
     name: pruning.Kernel(shape, stacked=name.startswith('layers/'))
     for name, shape in counts.kernel_shapes(model).items()
@@ -23,7 +37,7 @@ def model_kernels(model: Model) -> dict[str, pruning.Kernel]:
 
 
 def make_targets(config: Config) -> dict[str, float]:
-  """Final sparsity of every kernel that is pruned; none in a dense run.
+  """The final sparsity of every kernel that is pruned; none in a dense run.
 
   Raises:
     ConfigError: for patterns or a distribution that cannot be met.
@@ -43,26 +57,24 @@ def make_targets(config: Config) -> dict[str, float]:
     raise ConfigError(f'pruning.{error}') from None
 
 
-def make_plan(config: Config) -> planning.Plan:
-  """Durations and fractions of the config -> whole steps."""
+def make_plan(config: Config) -> Plan:
+  """The schedule and the length of the run, in whole steps.
+
+  Raises:
+    ConfigError: if the schedule or the warm-up does not fit the run.
+  """
   value, unit = config.duration.value, config.duration.unit
   if unit == 'tokens':
     value, unit = max(1, round(value / config.tokens_per_step)), 'steps'
-  asked = config.pruning
-  acts = pruners.traits(asked) if asked.sparsity else pruners.Traits()
-  share = _share(config) if acts.prunes else 0.0
+  traits = upstream.Traits()
+  if config.pruning.sparsity:
+    traits = _traits(config.pruning)
   try:
-    plan = planning.plan(
-      shape=asked.schedule,
-      sparsity=asked.sparsity,
-      start=asked.start,
-      end=asked.end,
-      unit=asked.unit,
-      every=asked.every,
-      power=asked.power,
-      share=share,
-      delay=acts.delay,
-      begins_sparse=acts.begins_sparse,
+    plan = planning.plan_config(
+      config.pruning,
+      share=_share(config) if traits.prunes else 0.0,
+      delay=traits.delay,
+      begins_sparse=traits.begins_sparse,
       **{unit: value},
     )
   except ValueError as error:
@@ -74,20 +86,8 @@ def make_plan(config: Config) -> planning.Plan:
   return plan
 
 
-def _check_warmup(asked: Optimizer, steps: int) -> None:
-  """Fractions are checked with the config, steps where the run's are known."""
-  decay = 0
-  if asked.schedule == 'warmup_stable_decay':
-    decay = optimizer.decay_steps(asked, steps)
-  if asked.warmup_steps > steps - decay:
-    raise ConfigError(
-      f'optimizer.warmup_steps = {asked.warmup_steps}: must be at most '
-      f'{steps - decay} of the {steps} steps of the run'
-    )
-
-
 def _share(config: Config) -> float:
-  """Final sparsity of all linear parameters over `pruning.sparsity`."""
+  """The final sparsity of all linear parameters over `pruning.sparsity`."""
   if config.pruning.sparsity == 0:
     return 1.0
   kernels = model_kernels(config.model)
@@ -99,30 +99,181 @@ def _share(config: Config) -> float:
   return pruned / total / config.pruning.sparsity
 
 
+def _check_warmup(asked: config_lib.Optimizer, steps: int) -> None:
+  """`config` checks fractions; whole steps are known only here."""
+  decay = 0
+  if asked.schedule == 'warmup_stable_decay':
+    decay = optimizer.decay_steps(asked, steps)
+  if asked.warmup_steps > steps - decay:
+    raise ConfigError(
+      f'optimizer.warmup_steps = {asked.warmup_steps}: must be at most '
+      f'{steps - decay} of the {steps} steps of the run'
+    )
+
+
+def plan_table(config: Config, plan: Plan) -> str:
+  """What a run will be and cost.
+
+  Hours are those of one H100 at 40 % of its dense bfloat16 peak. Hardware
+  computes the pruned weights too, so the hours are those of a dense model.
+  """
+  return listing('Plan', list(_plan_lines(config, plan)))
+
+
+def _plan_lines(config: Config, plan: Plan) -> Iterator[Line]:
+  model, schedule = config.model, plan.schedule
+  linear = counts.linear_parameters(model)
+  tokens = plan.steps * config.tokens_per_step
+  average = plan.mean_density * linear
+  yield Line('Linear parameters', f'{linear:,}', 'N of the dense model')
+  if schedule.sparsity:
+    share = f'{plan.mean_density:.1%} of dense'
+    yield Line('  average', f'{average:,.0f}', f'N_avg, {share}')
+    end = linear * float(schedule.density(plan.steps - 1))
+    yield Line('  at the end', f'{end:,.0f}', f'{end / linear:.1%} of dense')
+  yield Line('All parameters', f'{counts.total_parameters(model):,}')
+  yield Line()
+  yield Line('Steps', f'{plan.steps:,}')
+  if schedule.sparsity:
+    start, end = plan.compute_fractions
+    yield Line(
+      '  pruned from', f'{schedule.start:,}', f'{start:.1%} of compute'
+    )
+    yield Line('  to', f'{schedule.end:,}', f'{end:.1%} of compute')
+  yield Line('Tokens', f'{tokens:,}', f'D, {config.tokens_per_step:,} a step')
+  compute = counts.training_flops(average, tokens)
+  yield Line('Compute', f'{compute:.3e}', 'FLOPs, 6 N_avg D')
+  executed = tokens * counts.flops_per_token(model, linear)
+  hours = executed / (0.4 * hardware.CHIPS['H100'].peak_flops) / 3600
+  text = 'below 0.1' if hours < 0.1 else f'{hours:,.1f}'
+  yield Line('H100 hours', text, 'at 40 % of its peak')
+
+
 def make_pruner(
-  config: Config, plan: planning.Plan, kernels: Mapping[str, pruning.Kernel]
+  config: Config, plan: Plan, kernels: Mapping[str, pruning.Kernel]
 ) -> pruning.Pruner:
-  """The pruner of a run, checked against its plan.
+  """The pruner of a run, of either library, checked against the plan.
 
   Raises:
     ConfigError: naming the key that does not fit.
   """
-  pruner = pruners.make_pruner(
-    config.pruning,
-    kernels,
-    make_targets(config),
-    end_step=plan.schedule.end,
-    seed=config.seed,
-  )
-  _check_updates(config, plan, pruner)
+  asked = config.pruning
+  pruner = pruning.no_pruning()
+  if asked.sparsity and asked.library == 'builtin':
+    pruned = {name: kernels[name] for name in make_targets(config)}
+    pruner = _builtin(asked, pruned, config.seed)
+  elif asked.sparsity:
+    pruner = _jaxpruner(config, plan, kernels)
+  _check_updates(asked, plan, pruner)
   return pruner
 
 
+def _builtin(asked: config_lib.Pruning, kernels, seed: int) -> pruning.Pruner:
+  try:
+    pruner = pruning.magnitude_pruner(
+      kernels,
+      pruning.DISTRIBUTIONS[asked.distribution],
+      structure=_structure(asked),
+      score=_SCORES[asked.algorithm](seed),
+      order=asked.order,
+      mask_gradients=asked.mask_gradients or None,
+      regrow=asked.regrow,
+    )
+  except ValueError as error:
+    raise ConfigError(f'pruning.structure: {error}') from None
+  return pruning.packed(pruner, kernels) if asked.pack_masks else pruner
+
+
+def _structure(asked: config_lib.Pruning) -> pruning.Structure:
+  match asked.structure:
+    case 'n_by_m':
+      return pruning.NByM(asked.n, asked.m, asked.axis)
+    case 'block':
+      return pruning.Block(asked.block_height, asked.block_width)
+    case 'channel':
+      return pruning.Channel(asked.axis)
+  return pruning.Unstructured()
+
+
+def _jaxpruner(
+  config: Config, plan: Plan, kernels: Mapping[str, pruning.Kernel]
+) -> pruning.Pruner:
+  asked, targets = config.pruning, make_targets(config)
+  try:
+    return bridge.jaxpruner_pruner(
+      {name: kernels[name] for name in targets},
+      targets,
+      asked.algorithm,
+      sparsity=asked.sparsity,
+      end_step=plan.schedule.end,
+      options=_options(asked),
+      seed=config.seed,
+    )
+  except ValueError as error:
+    raise ConfigError(f'pruning.{error}') from None
+
+
+def _traits(asked: config_lib.Pruning) -> upstream.Traits:
+  """What a plan has to know of the pruner.
+
+  Raises:
+    ConfigError: for a schedule that the pruner would not follow.
+  """
+  if asked.library == 'builtin':
+    return upstream.Traits(delay=int(asked.order == 'after'))
+  try:
+    found = upstream.traits(
+      upstream.load_jaxpruner(), asked.algorithm, _options(asked)
+    )
+  except ValueError as error:
+    raise ConfigError(f'pruning.{error}') from None
+  if found.begins_sparse and asked.schedule != 'constant':
+    raise ConfigError(
+      f"pruning.schedule = {asked.schedule!r}: must be 'constant' for "
+      f'{asked.algorithm!r}, which is sparse from step 0'
+    )
+  if found.n_by_m:
+    _check_n_by_m(asked, *found.n_by_m)
+  return found
+
+
+def _check_n_by_m(asked: config_lib.Pruning, n: int, m: int) -> None:
+  if asked.sparsities or asked.distribution == 'erk':
+    raise ConfigError(
+      f'pruning.options: sparsity_type: {n}:{m} needs pruning.sparsities = () '
+      "and distribution 'uniform': every group keeps its share"
+    )
+  has_ramp = asked.schedule not in ('one_shot', 'constant')
+  if has_ramp or not math.isclose(asked.sparsity, 1 - n / m):
+    raise ConfigError(
+      f'pruning.options: sparsity_type: {n}:{m} has no ramp: needs '
+      f'pruning.sparsity = {1 - n / m} and schedule one_shot or constant'
+    )
+
+
+def _options(asked: config_lib.Pruning) -> dict[str, Any]:
+  names = [name for name, _ in asked.options]
+  for name in names:
+    if names.count(name) > 1:
+      raise ValueError(f'options: {name} is given twice')
+  return {name: _literal(value) for name, value in asked.options}
+
+
+def _literal(text: str):
+  """'0.2' -> 0.2, 'true' -> True; text that is no literal stays text."""
+  if text.lower() in ('true', 'false'):
+    return text.lower() == 'true'
+  try:
+    return ast.literal_eval(text)
+  except (SyntaxError, ValueError):
+    return text
+
+
 def _check_updates(
-  config: Config, plan: planning.Plan, pruner: pruning.Pruner
+  asked: config_lib.Pruning, plan: Plan, pruner: pruning.Pruner
 ) -> None:
   """A forward pass must see the last update, and snapshots must be taken."""
-  asked, last = config.pruning, plan.schedule.end + pruner.delay
+  last = plan.schedule.end + pruner.delay
   if asked.sparsity and last >= plan.steps:
     raise ConfigError(
       f'pruning.end, step {plan.schedule.end}: must be below '
@@ -138,45 +289,43 @@ def _check_updates(
 
 def make_controls(
   config: Config,
-  plan: planning.Plan,
+  plan: Plan,
   pruner: pruning.Pruner,
   learning_rates: np.ndarray,
 ) -> Callable[[int], Controls]:
-  """Returns step -> controls of that step."""
-  schedule = plan.schedule
-  fractions = _kept_fractions(config)
+  """Returns step (0-based) -> the controls of that step."""
+  schedule, targets = plan.schedule, make_targets(config)
   steps = schedule.update_steps.tolist()
   kept = dict(zip(steps, schedule.kept_fractions.tolist(), strict=True))
 
   @functools.lru_cache(maxsize=2)
   def budget_at(update_step: int) -> Any:
-    return pruner.budget_for(fractions(kept[update_step]))
+    return pruner.budget_for(
+      _kept_fractions(config.pruning, targets, kept[update_step])
+    )
 
   def controls(step: int) -> Controls:
     return Controls(
       learning_rate=learning_rates[step],
       prune=np.bool_(step in kept),
-      # One that is not used, too, has to have the structure of a budget.
+      # A step without an update gets a budget too: the structure is compiled.
       budget=budget_at(step if step in kept else schedule.end),
     )
 
   return controls
 
 
-def _kept_fractions(config: Config) -> Callable:
-  """The schedule's kept fraction -> that of each kernel.
+def _kept_fractions(
+  asked: config_lib.Pruning, targets: Mapping[str, float], kept: float
+) -> float | dict[str, float]:
+  """The schedule's kept fraction -> that of each kernel, or of all together.
 
-  Kernels go to their own targets in step: when a part of the schedule's
-  sparsity is reached, the same part of each target is.
+  Kernels approach their own targets together: when the schedule has reached a
+  part of its sparsity, each kernel has reached the same part of its target.
   """
-  sparsity = config.pruning.sparsity
-  if sparsity == 0 or config.pruning.distribution == 'global':
-    return lambda kept: kept
-  final = make_targets(config)
-
-  def fractions(kept: float) -> dict[str, float]:
-    # Exactly 1 at the last update, which reaches each target exactly.
-    part = 1.0 if kept == 1 - sparsity else (1 - kept) / sparsity
-    return {name: 1 - target * part for name, target in final.items()}
-
-  return fractions
+  if asked.sparsity == 0 or asked.distribution == 'global':
+    return kept
+  # Exactly 1 at the last update, so that each target is reached exactly.
+  last = kept == 1 - asked.sparsity
+  part = 1.0 if last else (1 - kept) / asked.sparsity
+  return {name: 1 - target * part for name, target in targets.items()}

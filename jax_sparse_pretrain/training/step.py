@@ -18,12 +18,13 @@ LossFn = Callable[[PyTree, jax.Array], tuple[jax.Array, Metrics]]
 
 @struct.dataclass
 class TrainState:
-  """Attributes:
+  """The state of a run, which a checkpoint holds whole.
 
-  step: finished steps, int32.
-  params: weights; pruned ones are exact zeros.
-  opt_state: of the optax transformation.
-  masks: of the pruner; None in a run that never prunes.
+  Attributes:
+    step: finished steps, int32.
+    params: the weights; pruned ones are exact zeros.
+    opt_state: the state of the optax transformation.
+    masks: the state of the pruner; None in a run that never prunes.
   """
 
   step: jax.Array
@@ -33,12 +34,12 @@ class TrainState:
 
 
 class Controls(NamedTuple):
-  """What the host decides for one step. Data, so nothing is retraced.
+  """What the host decides for one step; data, so that nothing is retraced.
 
   Attributes:
     learning_rate: float32.
-    prune: whether this is a step of a mask update.
-    budget: how many weights to keep then; of `Pruner.budget_for`.
+    prune: whether the masks are updated in this step.
+    budget: how many weights an update keeps, as `Pruner.budget_for` says it.
   """
 
   learning_rate: Any
@@ -49,7 +50,7 @@ class Controls(NamedTuple):
 def init_state(
   params: PyTree, tx: optax.GradientTransformation, pruner: Pruner
 ) -> TrainState:
-  """Of a run that has not begun; the params are masked where masks ask."""
+  """The state of a run that has not begun, its params masked."""
   masks = pruner.init(params)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -68,15 +69,19 @@ def make_train_step(
 ):
   """Returns (state, rows, controls) -> (state, metrics).
 
-  The order: update the masks and zero what they drop; forward and backward;
-  mask the gradients, so that pruned weights do not enter the clipping norm;
-  optimizer; mask the parameters, since Adam's momentum would bring pruned
-  weights back. Which of these do anything is the pruner's affair.
+  A step does, in this order:
+    1. update the masks, if it is time, and zero the weights that they drop;
+    2. the forward and the backward pass;
+    3. mask the gradients, so that the clipping norm leaves pruned weights out;
+    4. the optimizer;
+    5. mask the parameters, since Adam's momentum would bring pruned weights
+       back.
+  The pruner decides which of 1, 3 and 5 do anything.
 
   Args:
-    loss_fn: differentiated in its first argument.
+    loss_fn: what to minimise; differentiated in its first argument.
     tx: any optax transformation; one that takes `learning_rate` gets it.
-    pruner: of `pruning`.
+    pruner: decides which weights go, and when masks act.
     accumulation_steps: micro-batches whose gradients are averaged.
   """
   tx = optax.with_extra_args_support(tx)
@@ -100,7 +105,8 @@ def make_train_step(
     )
     params = pruner.mask(optax.apply_updates(params, updates), masks)
     metrics['grad_norm'] = optax.tree.norm(grads)
-    # Not finite as soon as the update was not: a checkpoint waits for it.
+    # It tells at once if the update was not finite, before a checkpoint is
+    # saved.
     metrics['param_norm'] = optax.tree.norm(params)
     return TrainState(state.step + 1, params, opt_state, masks), metrics
 
@@ -108,7 +114,7 @@ def make_train_step(
 
 
 def _accumulated(grad_fn, n: int):
-  """Averages gradients and metrics over n micro-batches, one after another."""
+  """Averages gradients and metrics over n micro-batches, one at a time."""
   if n == 1:
     return grad_fn
 

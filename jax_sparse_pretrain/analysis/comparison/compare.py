@@ -28,7 +28,7 @@ from jax_sparse_pretrain.analysis.fitting.fit import (
 )
 from jax_sparse_pretrain.analysis.fitting.forms import FORMS, Form
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
-from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.analysis.runs_table import Runs
 
 # Of log loss: equally good fits may differ by this.
 SMALL_SPREAD = 1e-4

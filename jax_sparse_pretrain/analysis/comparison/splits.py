@@ -7,7 +7,7 @@ import numpy as np
 
 from jax_sparse_pretrain.analysis.fitting import design
 from jax_sparse_pretrain.analysis.fitting.forms import Form
-from jax_sparse_pretrain.analysis.runs.table import Runs
+from jax_sparse_pretrain.analysis.runs_table import Runs
 from jax_sparse_pretrain.model.counts import training_flops
 
 # Of the runs, by compute, at the upper end; all within this part of the

@@ -19,9 +19,9 @@ def label_ends(
 
   Args:
     axes: with its limits set.
-    heights: in data.
-    texts: one each.
-    colours: one each.
+    heights: y of each text, in data.
+    texts: what to write.
+    colours: of each text; a pale one is darkened.
     inches: height of the axes, roughly.
   """
   # Also among those beyond an end, the order stays that of the heights.
@@ -30,15 +30,15 @@ def label_ends(
   points = np.column_stack([np.full(len(inside), axes.get_xlim()[0]), inside])
   to_fraction = axes.transScale + axes.transLimits
   places = apart(to_fraction.transform(points)[:, 1], 1.3 * SMALL / 72 / inches)
-  for place, index in zip(places, order.tolist(), strict=True):
+  for place, i in zip(places, order.tolist(), strict=True):
     axes.annotate(
-      texts[index],
+      texts[i],
       (1, place),
       xycoords='axes fraction',
       xytext=(4, 0),
       textcoords='offset points',
-      verticalalignment='center',
-      color=dark(colours[index]),
+      va='center',
+      color=dark(colours[i]),
       fontsize=SMALL,
     )
 
@@ -57,8 +57,8 @@ def label_curves(
     axes: with its limits set, of which `x` reaches the right one.
     x: of every curve.
     curves: y of each.
-    texts: one each.
-    colours: one each.
+    texts: name of each.
+    colours: of each name.
     inches: height of the axes, roughly.
   """
   bottom = axes.get_ylim()[0]
@@ -79,8 +79,8 @@ def label_curves(
         (x[seen[-1]], bottom),
         xytext=(-3, 2),
         textcoords='offset points',
-        horizontalalignment='right',
-        verticalalignment='bottom',
+        ha='right',
+        va='bottom',
         color=dark(colours[i]),
         fontsize=SMALL,
         path_effects=HALO,
@@ -98,12 +98,13 @@ def apart(places: np.ndarray, gap: float) -> np.ndarray:
   groups: list[list[float]] = []
   for place in places[order].tolist():
     groups.append([place])
-    while len(groups) > 1 and _collide(*groups[-2:], gap):
+    while len(groups) > 1 and (
+      _spread(groups[-1], gap)[0] - _spread(groups[-2], gap)[-1] < gap
+    ):
       last = groups.pop()
       groups[-1] += last
-  spread = np.concatenate([_spread(group, gap) for group in groups])
-  result = np.empty_like(spread)
-  result[order] = spread
+  result = np.empty(len(places))
+  result[order] = np.concatenate([_spread(group, gap) for group in groups])
   return result
 
 
@@ -111,7 +112,3 @@ def _spread(group: Sequence[float], gap: float) -> np.ndarray:
   half = gap * (len(group) - 1) / 2
   middle = np.clip(np.mean(group), half, 1 - half) if half < 0.5 else 0.5
   return middle + np.linspace(-half, half, len(group))
-
-
-def _collide(below, above, gap: float) -> bool:
-  return _spread(above, gap)[0] - _spread(below, gap)[-1] < gap

@@ -1,74 +1,127 @@
-"""A picture of pruning schedules: kept weights over steps and over compute.
-
-python -m jax_sparse_pretrain.analysis.plots.schedule_picture --out=a.png
-"""
-
-import argparse
-from collections.abc import Mapping
+"""Loss over where pruning starts and ends: a heat map for each sparsity."""
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from jax_sparse_pretrain.planning import Plan, plan
+from jax_sparse_pretrain.analysis.plots import style
+from jax_sparse_pretrain.text import percent
 
-# From the palette of Okabe and Ito, which the colour-blind can tell apart.
-COLOURS = ('#0072b2', '#b04a00', '#009e73', '#cc79a7', '#6b6b6b')
-SHAPES = ('geometric', 'cubic', 'linear', 'one_shot', 'constant')
-
-
-def plans(sparsity: float, dense_steps: int) -> dict[str, Plan]:
-  """Every shape at 25-75 % of compute; those that jump do so at 50 %."""
-  return {
-    shape: plan(
-      shape=shape,
-      sparsity=sparsity,
-      start=0.5 if shape == 'one_shot' else 0.25,
-      end=0.5 if shape == 'one_shot' else 0.75,
-      unit='compute_fraction',
-      every=max(1, dense_steps // 50),
-      dense_steps=dense_steps,
-    )
-    for shape in SHAPES
-  }
+# Cells of more columns are too small for their numbers.
+MOST_COLUMNS = 9
+# Panels side by side, by how many there are.
+ACROSS = {1: 1, 2: 2, 4: 2}
+MOST_ACROSS = 3
 
 
-def plot_shapes(shown: Mapping[str, Plan]) -> Figure:
-  """Kept fraction over steps of the dense run, and over compute.
+@style.STYLE
+def plot_schedules(start, end, sparsity, loss, margin=None) -> Figure:
+  """Loss above the best schedule of each sparsity; start across, end up.
+
+  The best cell has a frame. With a margin, so has, dotted, every other cell
+  that is within it of the best. Repeats of one schedule are averaged.
 
   Args:
-    shown: plans of equal compute, by label.
+    start: of pruning, as a fraction of compute, (m,).
+    end: of pruning, likewise, (m,).
+    sparsity: at the end, (m,).
+    loss: in nats, (m,).
+    margin: within which a loss is not told from the best, in nats; one, or
+      (m,), equal for equal sparsity.
+
+  Raises:
+    ValueError: for columns of different lengths or without rows, and for a
+      margin below 0.
   """
-  figure = Figure(figsize=(8, 3.6), dpi=150, layout='constrained')
-  FigureCanvasAgg(figure)
-  over_steps, over_compute = figure.subplots(1, 2, sharey=True)
-  for (label, each), colour in zip(shown.items(), COLOURS, strict=False):
-    steps = np.arange(each.steps + 1)
-    kept = each.schedule.density(steps)
-    spent = np.concatenate([[0], np.cumsum(kept[:-1])])
-    text = f'{label}, N_avg {each.mean_density:.0%}'
-    style = {'color': colour, 'linewidth': 1.6, 'drawstyle': 'steps-post'}
-    over_steps.plot(steps / each.dense_steps, kept, label=text, **style)
-    over_compute.plot(spent / each.dense_steps, kept, **style)
-  over_steps.set_xlabel('steps / steps of the dense run')
-  over_compute.set_xlabel('compute / compute of the run')
-  over_steps.set_ylabel('kept fraction')
-  over_steps.set_ylim(0, 1.04)
-  over_steps.legend(frameon=False, fontsize=8)
-  for axes in (over_steps, over_compute):
-    axes.set_xlim(left=0)
-    axes.spines[['top', 'right']].set_visible(False)
+  columns = [np.asarray(each, float) for each in (start, end, sparsity, loss)]
+  if len({each.shape for each in columns}) > 1 or not columns[0].size:
+    raise ValueError('start, end, sparsity, loss: must be as long, not empty')
+  if margin is not None and not np.all(np.asarray(margin) >= 0):
+    raise ValueError(f'margin {margin}: must be at least 0')
+  start, end, sparsity, loss = columns
+  which = np.unique(sparsity)
+  margins = [None] * len(which)
+  if margin is not None:
+    margin = np.broadcast_to(np.asarray(margin, float), loss.shape)
+    margins = [margin[sparsity == s].max() for s in which]
+  tables = [
+    _table(*(each[sparsity == s] for each in (start, end, loss))) for s in which
+  ]
+  across = ACROSS.get(len(which), MOST_ACROSS)
+  down = -(-len(which) // across)
+  figure = style.new_figure(0.9 + 3.1 * down, _title(margins))
+  grid = figure.subplots(down, across, squeeze=False)
+  most = max(np.nanmax(each[2]) - np.nanmin(each[2]) for each in tables)
+  # Near the best, where schedules are to be told apart, colours change fastest.
+  norm = PowerNorm(0.5, 0, 1000 * max(most, 1e-6))
+  scale = ScalarMappable(norm, 'cividis_r')
+  for axes, s, table, each in zip(
+    grid.flat, which, tables, margins, strict=False
+  ):
+    _plot_table(axes, *table, scale, each)
+    axes.set_title(f'sparsity {percent(s)}, best {np.nanmin(table[2]):.3f}')
+  for axes in grid.flat[len(which) :]:
+    axes.set_axis_off()
+  bar = figure.colorbar(scale, ax=list(grid.flat), aspect=30, pad=0.02)
+  bar.set_label('loss above the best (0.001 nats)')
+  bar.outline.set_visible(False)
   return figure
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--out', default='schedules.png', help='PNG or SVG file')
-  parser.add_argument('--sparsity', type=float, default=0.8)
-  parser.add_argument('--dense_steps', type=int, default=10_000)
-  args = parser.parse_args()
-  plot_shapes(plans(args.sparsity, args.dense_steps)).savefig(args.out)
+def _title(margins: list) -> str:
+  title = 'Loss of pruning schedules; the best is framed'
+  if margins[0] is None:
+    return title
+  ends = dict.fromkeys(f'{each:.2g}' for each in (min(margins), max(margins)))
+  return f'{title}, those within {" to ".join(ends)} nats of it are dotted'
 
 
-if __name__ == '__main__':
-  main()
+def _table(start, end, loss):
+  """Different starts (k,) and ends (n,), and their mean loss (n, k).
+
+  NaN where there is no run.
+  """
+  starts, column = np.unique(start, return_inverse=True)
+  ends, row = np.unique(end, return_inverse=True)
+  total, count = np.zeros((2, len(ends), len(starts)))
+  np.add.at(total, (row, column), loss)
+  np.add.at(count, (row, column), 1)
+  with np.errstate(invalid='ignore'):
+    return starts, ends, total / count
+
+
+def _plot_table(axes: Axes, starts, ends, losses, scale, margin) -> None:
+  above = 1000 * (losses - np.nanmin(losses))
+  # Black or white, whichever can be seen on the cell.
+  inks = np.where(scale.norm(np.nan_to_num(above)) > 0.5, 'white', 'black')
+  best, *_ = np.argwhere(above == 0)
+  axes.set_facecolor(style.EMPTY)
+  axes.imshow(
+    above, cmap=scale.cmap, norm=scale.norm, origin='lower', aspect='auto'
+  )
+  for row, column in np.argwhere(~np.isnan(above)):
+    value, ink = above[row, column], inks[row, column]
+    if len(starts) <= MOST_COLUMNS:
+      text = f'{value:.0f}'
+      axes.text(
+        column, row, text, color=ink, fontsize=8, ha='center', va='center'
+      )
+    if (row, column) == tuple(best):
+      _frame(axes, row, column, style.INK, linestyle='-', linewidth=2.2)
+    elif margin is not None and value <= 1000 * margin:
+      _frame(axes, row, column, ink, linestyle=':', linewidth=1.4)
+  axes.set_xticks(range(len(starts)), [f'{100 * x:g}' for x in starts])
+  axes.set_yticks(range(len(ends)), [f'{100 * x:g}' for x in ends])
+  axes.tick_params(length=0)
+  axes.spines[:].set_visible(False)
+  axes.set_xlabel('start (% of compute)')
+  axes.set_ylabel('end (% of compute)')
+
+
+def _frame(axes: Axes, row: int, column: int, colour: str, **line) -> None:
+  corner = column - 0.46, row - 0.46
+  box = Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=colour, **line)
+  axes.add_patch(box)

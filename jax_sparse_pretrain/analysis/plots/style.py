@@ -1,4 +1,4 @@
-"""What the pictures share: size, colours, axes, and saving."""
+"""What all pictures share: size, colours, axes, and saving."""
 
 import io
 import os
@@ -12,24 +12,23 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
-from PIL import Image
 
-from jax_sparse_pretrain import text as tables
-from jax_sparse_pretrain.analysis.plots import numerals
+from jax_sparse_pretrain.text import short, signed
 
 WIDTH = 8.0  # inches; 1200 pixels, of which a README shows about 900
 DPI = 150
 SMALL = 8.5  # points
-LARGEST_PNG = 150_000  # bytes
 # From the palette of Okabe and Ito, which the colour-blind can tell apart.
 BLUE, VERMILION, GREEN, PINK = '#0072b2', '#b04a00', '#009e73', '#cc79a7'
+SKY, ORANGE, PALE_BLUE = '#56b4e9', '#e69f00', '#7db3d8'
 INK, GREY, PALE = '#333333', '#6b6b6b', '#ececec'
 FILL = '#c9d3da'
-# Cells that cannot be, apart from white and from every colour of a scale.
+# Cells without a value, unlike white and unlike every colour of a scale.
 EMPTY = '#f4f4f4'
 HALO = (patheffects.withStroke(linewidth=2.5, foreground='white'),)
 
-# A decorator of every picture. Names of runs are text, whatever their `$`.
+# Decorates every function that draws. Names of runs are text, whatever their
+# dollar signs.
 STYLE = matplotlib.rc_context(
   {
     'axes.axisbelow': True,
@@ -53,11 +52,12 @@ STYLE = matplotlib.rc_context(
   }
 )
 _SAVING = {'svg.hashsalt': 'jax_sparse_pretrain', 'svg.fonttype': 'path'}
+# No dates and versions: the same picture has the same bytes.
 _METADATA = {'png': {'Software': None}, 'svg': {'Date': None, 'Creator': None}}
 
 
 def new_figure(height: float, title: str = '') -> Figure:
-  """A figure of README width that needs no display."""
+  """A figure of README width and a height in inches; it needs no display."""
   figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout='constrained')
   FigureCanvasAgg(figure)
   if title:
@@ -89,37 +89,41 @@ def dark(colour) -> np.ndarray:
 
 
 def log_axis(
-  axis: Axis, low: float, high: float, write: Callable = tables.short
+  axis: Axis, low: float, high: float, write: Callable[[float], str] = short
 ) -> None:
   """A logarithmic axis whose ticks are few, round and written as 300M."""
   axis.axes.set(**{f'{axis.axis_name}scale': 'log'})
   axis.axes.set(**{f'{axis.axis_name}lim': (low, high)})
-  span = np.log10(high / low)
-  if span < 1:
+  decades = np.log10(high / low)
+  if decades < 1:
     axis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
   else:
-    subs = (1, 2, 5) if span < 2 else (1, 3) if span < 3.6 else (1,)
+    subs = (1, 2, 5) if decades < 2 else (1, 3) if decades < 3.6 else (1,)
     axis.set_major_locator(ticker.LogLocator(subs=subs, numticks=8))
   axis.set_minor_locator(ticker.NullLocator())
-  axis.set_major_formatter(lambda value, _: write(value))
+  write_ticks(write, axis)
+
+
+def write_ticks(write: Callable[[float], str], *axes: Axis) -> None:
+  """Ticks as `write` has their values."""
+  for axis in axes:
+    axis.set_major_formatter(lambda value, _: write(value))
 
 
 def residual_axis(axes: Axes, most: float) -> None:
-  """A y axis of percents, the same on both sides of 0."""
+  """A y axis of percents up to `most` on both sides of 0."""
   most = 1.15 * max(most, 0.01)
   axes.set_ylim(-most, most)
   axes.set_ylabel('residual')
   axes.yaxis.set_major_locator(ticker.MaxNLocator(4, symmetric=True))
-  axes.yaxis.set_major_formatter(
-    lambda value, _: f'{numerals.signed(value, "+g")} %'
-  )
+  write_ticks(lambda value: f'{signed(value, "+g")} %', axes.yaxis)
 
 
 def save(figure: Figure, path: os.PathLike | str) -> None:
   """Writes .png or .svg; the same bytes for the same picture."""
-  kind = os.fspath(path).rpartition('.')[2]
+  data = rendered(figure, os.fspath(path).rpartition('.')[2])
   with open(path, 'wb') as file:
-    file.write(rendered(figure, kind))
+    file.write(data)
 
 
 def rendered(figure: Figure, kind: str) -> bytes:
@@ -133,24 +137,4 @@ def rendered(figure: Figure, kind: str) -> bytes:
   file = io.BytesIO()
   with matplotlib.rc_context(_SAVING):
     figure.savefig(file, format=kind, metadata=_METADATA[kind])
-  return _small(file) if kind == 'png' else file.getvalue()
-
-
-def _small(file: io.BytesIO) -> bytes:
-  """Without transparency and, where that is not enough, in 256 colours."""
-  with Image.open(file) as image:
-    picture = image.convert('RGB')
-  found = _as_png(picture)
-  if len(found) <= LARGEST_PNG:
-    return found
-  # By coverage, so that the colour of a single point is kept as well.
-  few = picture.quantize(
-    256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE
-  )
-  return _as_png(few)
-
-
-def _as_png(image: Image.Image) -> bytes:
-  out = io.BytesIO()
-  image.save(out, format='png', optimize=True, dpi=(DPI, DPI))
-  return out.getvalue()
+  return file.getvalue()

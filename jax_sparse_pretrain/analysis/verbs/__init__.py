@@ -1,51 +1,30 @@
 """The verbs of `python -m jax_sparse_pretrain.analysis`.
 
-A verb is a module here with
-
-  SUMMARY: one line of what it answers.
-  EXAMPLE: a command line that works, without the program's name.
-  SUFFIXES: what the file of `--out` may end in; '.json' needs no writer.
-  add_arguments(parser): its own; `--json` and `--out` are there already.
-  answer(arguments) -> Answer: a ValueError is the user's, exit status 2.
-
-Standard library only at import, but for numpy: `--help` must answer at once.
+A verb is a function here, marked by `command.verb`, that returns an `Answer`.
+`analysis.command` makes its flags from its signature. A verb reads runs, calls
+a public function of the analysis, and writes its tables; it computes nothing.
+At import these modules load neither SciPy nor matplotlib.
 """
 
-import pathlib
+import importlib
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
 
-# Name -> module, imported when it is used.
+# Verb -> where its function is, or the functions of its pictures.
 VERBS = {
-  name: f'{__name__}.{name}'
-  for name in (
-    'average',
-    'compare',
-    'contrast',
-    'fit',
-    'plan',
-    'plot',
-    'predict',
-    'rank',
-    'report',
-    'simulate',
-  )
+  'average': 'average_runs.average',
+  'compare': 'compare_runs.compare',
+  'contrast': 'compare_runs.contrast',
+  'fit': 'fit_and_predict.fit',
+  'plan': 'plan_and_simulate.plan',
+  'plot': 'draw.PICTURES',
+  'predict': 'fit_and_predict.predict',
+  'rank': 'compare_runs.rank',
+  'report': 'write_report.report',
+  'simulate': 'plan_and_simulate.simulate',
 }
 
 
-class Answer(NamedTuple):
-  """What a verb has to say.
-
-  Attributes:
-    data: for `--json` and `--out FILE.json`; numpy scalars and arrays are
-      fine, what is not known is None.
-    text: tables for a person.
-    warnings: one line each, for stderr.
-    writers: of `--out` by suffix, where it is more than `data` as JSON.
-  """
-
-  data: Mapping[str, Any]
-  text: str
-  warnings: tuple[str, ...] = ()
-  writers: Mapping[str, Callable[[pathlib.Path], None]] = MappingProxyType({})
+def load(name: str) -> Callable | Mapping[str, Callable]:
+  """Imports the function of a verb, or those of `plot`."""
+  module, _, function = VERBS[name].partition('.')
+  return getattr(importlib.import_module(f'.{module}', __name__), function)

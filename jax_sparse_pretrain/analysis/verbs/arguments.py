@@ -1,85 +1,62 @@
-"""Arguments that verbs share, and what they stand for."""
+"""Groups of flags that several verbs share, and what they ask for."""
 
-import argparse
+import dataclasses
+import inspect
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
-from jax_sparse_pretrain.analysis.runs.load import Runs, load_runs
-from jax_sparse_pretrain.analysis.runs.table import KINDS
+from jax_sparse_pretrain import analysis
+from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain.analysis.command import (
+  AnyInteger,
+  From,
+  Repeated,
+  Words,
+)
+from jax_sparse_pretrain.analysis.runs_table import KINDS, Runs
+from jax_sparse_pretrain.planning import Plan, plan
 
-# Names of the arguments of `add_runs`, but for its paths.
-OF_RUNS = ('column', 'where', 'drop_highest_loss', 'unfinished')
-# Below it the Huber loss is the absolute one, and only rounds more.
+Kind = Literal[KINDS]
+# Below it the Huber loss is the absolute loss, and only rounds more.
 SMALLEST_DELTA = 1e-12
+FEWEST_RUNS = 5  # as many as the law has coefficients
+# More resamples take hours, fill the memory, and say nothing more.
+MAX_RESAMPLES = 100_000
+# The keys of the config, with their types and defaults.
+PRUNING = config_lib.Pruning()
+KEYS = typing.get_type_hints(config_lib.Pruning)
 
 
-def add_runs(parser: argparse.ArgumentParser, paths: str = '+') -> None:
-  """Where runs come from (`paths`: how many), and which of them count."""
-  parser.add_argument(
-    'paths',
-    nargs=paths,
-    metavar='PATH',
-    help='a CSV table of runs, a workdir, or a directory of workdirs',
-  )
-  group = parser.add_argument_group('runs')
-  group.add_argument(
-    '--column',
-    action='append',
-    default=[],
-    metavar='NAME=EXPRESSION',
-    help='how a column of a table follows from its others, such as '
-    '"tokens=steps * 128 * 512"; quote names with spaces: "loss=\'val-loss\'"',
-  )
-  group.add_argument(
-    '--where',
-    action='append',
-    default=[],
-    metavar='COMPARISON',
-    help='keep the runs for which it holds, such as "sparsity == 0"',
-  )
-  group.add_argument(
-    '--drop_highest_loss',
-    type=int,
-    default=0,
-    metavar='N',
-    help='leave out the N runs with the highest loss',
-  )
-  group.add_argument(
-    '--unfinished',
-    action='store_true',
-    help='take unfinished runs as they are',
-  )
+@dataclasses.dataclass(frozen=True)
+class AskedRuns:
+  """Which runs to read.
 
+  Attributes:
+    paths: a CSV table of runs, a workdir, or a directory of workdirs.
+    column: how a column of a table follows from its others, such as
+      "tokens=steps * 128 * 512"; quote names with spaces: "loss='val-loss'".
+    where: keep the runs for which this holds, such as "sparsity == 0".
+    drop_highest_loss: leave out this many runs with the highest loss.
+    unfinished: take unfinished runs as they are.
+  """
 
-def add_parameters(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument(
-    '--parameters',
-    choices=KINDS,
-    default='average',
-    help='the N of the law; by default the average over training',
-  )
+  paths: Words
+  column: Repeated = ()
+  where: Repeated = ()
+  drop_highest_loss: AnyInteger = 0
+  unfinished: bool = False
 
-
-def add_delta(group) -> None:
-  group.add_argument(
-    '--delta', type=float, default=1e-3, help='of the Huber loss (0.001)'
-  )
-
-
-def check_delta(arguments: argparse.Namespace) -> None:
-  if 0 < arguments.delta < SMALLEST_DELTA:
-    raise ValueError(
-      f'--delta = {arguments.delta}: must be at least {SMALLEST_DELTA:g}'
+  def load(self) -> Runs:
+    if not self.paths:
+      raise ValueError('PATH: must be given: a table of runs, or workdirs')
+    return analysis.load_runs(
+      *self.paths,
+      columns=dict(map(_assignment, self.column)),
+      where=self.where,
+      drop_highest_loss=self.drop_highest_loss,
+      unfinished=self.unfinished,
     )
-
-
-def read_runs(arguments: argparse.Namespace) -> Runs:
-  """The runs that the arguments of `add_runs` ask for."""
-  return load_runs(
-    *arguments.paths,
-    columns=dict(map(_assignment, arguments.column)),
-    where=arguments.where,
-    drop_highest_loss=arguments.drop_highest_loss,
-    unfinished=arguments.unfinished,
-  )
 
 
 def _assignment(text: str) -> tuple[str, str]:
@@ -89,19 +66,195 @@ def _assignment(text: str) -> tuple[str, str]:
   return name.strip(), expression
 
 
-def given_names(
-  parser: argparse.ArgumentParser, arguments: argparse.Namespace
-) -> list[str]:
-  """Arguments of this parser that are not as they are by default."""
-  return [
-    name
-    for name, value in vars(arguments).items()
-    if value not in ([], parser.get_default(name))
-  ]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AskedFit:
+  """How to fit the law.
+
+  Attributes:
+    parameters: the N of the law; by default the average over training.
+    solver: the arguments of `fit_scaling_law`.
+  """
+
+  parameters: Kind = 'average'
+  solver: Annotated[dict[str, Any], From('fit_scaling_law')]
+
+  def __post_init__(self):
+    check_delta(**self.solver)
+
+  @property
+  def changed(self) -> list[str]:
+    """The names of the solver's flags that are not as by default."""
+    known = inspect.signature(analysis.fit_scaling_law).parameters
+    return [k for k, v in self.solver.items() if v != known[k].default]
+
+  def fit(self, asked: AskedRuns, runs: Runs, kind: str | None = None):
+    """The law of these runs, with N of a kind or of that of --parameters."""
+    if len(runs) < FEWEST_RUNS:
+      raise ValueError(
+        f'{", ".join(asked.paths)}: {len(runs)} rows: a law of {FEWEST_RUNS} '
+        f'coefficients needs at least {FEWEST_RUNS}, after --where and '
+        '--drop_highest_loss'
+      )
+    n = runs.parameters(kind or self.parameters)
+    return analysis.fit_scaling_law(n, runs.tokens, runs.loss, **self.solver)
 
 
-def check_not_negative(arguments: argparse.Namespace, *names: str) -> None:
-  for name in names:
-    value = getattr(arguments, name)
+def check_delta(delta: float, **_) -> None:
+  if 0 < delta < SMALLEST_DELTA:
+    raise ValueError(f'--delta = {delta}: must be at least {SMALLEST_DELTA:g}')
+
+
+@dataclasses.dataclass(frozen=True)
+class AskedResamples:
+  """How to resample the runs for intervals.
+
+  Attributes:
+    bootstrap: how many resamples; 0 for profile intervals alone.
+    seed: the seed of the resamples.
+    group: a column; runs with one value of it, such as the seeds of one
+      configuration, are resampled together.
+  """
+
+  bootstrap: AnyInteger = 4000
+  seed: AnyInteger = 0
+  group: str | None = None
+
+  def __post_init__(self):
+    check_not_negative(bootstrap=self.bootstrap, seed=self.seed)
+    if self.bootstrap > MAX_RESAMPLES:
+      raise ValueError(
+        f'--bootstrap = {self.bootstrap}: must be at most {MAX_RESAMPLES:,}'
+      )
+
+  @property
+  def changed(self) -> list[str]:
+    """The names of the flags that are not as by default."""
+    default = AskedResamples()
+    return [k for k, v in vars(self).items() if v != getattr(default, k)]
+
+  def of(self, runs: Runs) -> dict[str, Any] | None:
+    """The arguments of `ScalingLawFit.bootstrap`; None for no resamples."""
+    groups = runs.labels(self.group) if self.group else None
+    if not self.bootstrap:
+      return None
+    return {
+      'n_resamples': self.bootstrap,
+      'seed': self.seed,
+      'groups': groups,
+    }
+
+
+def check_not_negative(**values: int) -> None:
+  for name, value in values.items():
     if value < 0:
       raise ValueError(f'--{name} = {value}: must be at least 0')
+
+
+class KnownLaw(NamedTuple):
+  """A fit and how well its law is known.
+
+  Attributes:
+    fit: the fit.
+    resampling: the arguments of its bootstrap; None without one.
+    resamples: the bootstrap; None without one.
+    intervals: 'profile' and 'bootstrap' -> coefficient -> interval.
+    warnings: sentences of the fit and of the resamples.
+  """
+
+  fit: Any
+  resampling: Mapping[str, Any] | None
+  resamples: Any
+  intervals: Mapping[str, Mapping[str, tuple[float, float]]]
+  warnings: tuple[str, ...]
+
+
+def fit_with_intervals(
+  asked: AskedRuns,
+  runs: Runs,
+  law: AskedFit,
+  resamples: AskedResamples,
+  level: float,
+) -> KnownLaw:
+  resampling = resamples.of(runs)
+  fit = law.fit(asked, runs)
+  intervals = {'profile': fit.intervals(level)}
+  said = fit.warnings_at(level)
+  if resampling is None:
+    return KnownLaw(fit, None, None, intervals, said)
+  drawn = fit.bootstrap(**resampling)
+  intervals['bootstrap'] = drawn.intervals(level)
+  said = (*said, *drawn.warnings_at(level))
+  return KnownLaw(fit, resampling, drawn, intervals, said)
+
+
+@dataclasses.dataclass(frozen=True)
+class AskedSchedule:
+  """A schedule, with the names and defaults of the config.
+
+  Attributes:
+    linear_parameters: N of the dense model, in its matmul kernels.
+    sparsity: the final sparsity, in [0, 1).
+    steps: the steps of the run; or
+    dense_steps: its compute, in steps of the dense model.
+    tokens_per_step: predicted tokens in a batch.
+    start: the first mask update.
+    end: the last mask update.
+    unit: the unit of start and end.
+    every: steps between mask updates.
+    schedule: the shape of the schedule.
+    power: the exponent of the shape 'polynomial'.
+  """
+
+  linear_parameters: int | None = None
+  sparsity: float | None = None
+  steps: int | None = None
+  dense_steps: int | None = None
+  tokens_per_step: int | None = None
+  start: float = PRUNING.start
+  end: float = PRUNING.end
+  unit: KEYS['unit'] = PRUNING.unit
+  every: int = PRUNING.every
+  schedule: KEYS['schedule'] = PRUNING.schedule
+  power: float = PRUNING.power
+
+  @property
+  def is_given(self) -> bool:
+    return self != AskedSchedule()
+
+  def average(self):
+    """What the schedule plans, an `Average`; None if no flag was given.
+
+    Raises:
+      ValueError: naming the flag.
+    """
+    if not self.is_given:
+      return None
+    for name in ('linear_parameters', 'sparsity'):
+      if getattr(self, name) is None:
+        raise ValueError(f'--{name}: must be given for a schedule')
+    if (self.steps is None) == (self.dense_steps is None):
+      raise ValueError('--steps, --dense_steps: give one of them')
+    return analysis.planned_average(
+      self.linear_parameters, self.plan(), self.tokens_per_step
+    )
+
+  def plan(self) -> Plan:
+    """The plan of the keys of the config's `pruning`.
+
+    Raises:
+      ValueError: by the checks of the config, with the names of the flags.
+    """
+    from jax_sparse_pretrain.analysis.plans.planner import check_one_shot
+
+    names = ('sparsity', 'start', 'end', 'unit', 'every', 'schedule', 'power')
+    asked = {name: getattr(self, name) for name in names}
+    try:
+      config_lib.from_dict({'pruning': asked})
+    except config_lib.ConfigError as error:
+      raise ValueError(str(error).replace('pruning.', '--')) from None
+    check_one_shot(self.schedule, self.start, self.end)
+    asked['shape'] = asked.pop('schedule')
+    try:
+      return plan(steps=self.steps, dense_steps=self.dense_steps, **asked)
+    except ValueError as error:
+      raise ValueError(f'the schedule does not fit: {error}') from None

@@ -1,9 +1,9 @@
 """Any updater that jaxpruner registers, as a `Pruner`.
 
-jaxpruner (github.com/google-research/jaxpruner) decides which weights go; when
-and how many is our schedule's affair, so that plans, histories and resumed
-runs mean the same with it. Its masks live in `TrainState.masks`, by kernel.
-It is an optional extra, which `upstream` imports.
+jaxpruner (github.com/google-research/jaxpruner) decides which weights go. Our
+schedule decides when and how many, so that plans, histories and resumed runs
+mean the same with it. Its masks live in `TrainState.masks`, by kernel. It is
+an optional extra, which `upstream` imports.
 """
 
 import copy
@@ -17,16 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jax_sparse_pretrain.pruning.distribution import Kernel
 from jax_sparse_pretrain.pruning.jaxpruner import upstream
-from jax_sparse_pretrain.pruning.pruner import (
-  Apply,
-  Pruner,
+from jax_sparse_pretrain.pruning.kernels import (
+  Arrays,
+  Kernels,
   PyTree,
   by_path,
   scatter,
   select,
 )
+from jax_sparse_pretrain.pruning.pruner import Apply, Pruner
 
 
 class BridgeState(NamedTuple):
@@ -34,7 +34,8 @@ class BridgeState(NamedTuple):
 
   masks: {kernel: uint8[shape]}, bit-packed and flat with `use_packed_masks`;
     empty for updaters that have none.
-  sparsities: of the last update, {kernel: float32}; one for global updaters.
+  sparsities: {kernel: float32} of the last update, or one float32 for global
+    updaters.
   count: finished steps, int32.
   """
 
@@ -44,7 +45,7 @@ class BridgeState(NamedTuple):
 
 
 def jaxpruner_pruner(
-  kernels: Mapping[str, Kernel],
+  kernels: Kernels,
   targets: Mapping[str, float],
   algorithm: str,
   *,
@@ -59,14 +60,16 @@ def jaxpruner_pruner(
 
   Args:
     kernels: the prunable leaves by path.
-    targets: final sparsity of each; updaters that begin sparse begin there.
-    algorithm: a name that jaxpruner has registered, `rigl`.
-    sparsity: final sparsity over all of them, for `global_*`.
-    end_step: last update; the drop fraction of `rigl` and `set` falls to 0.
+    targets: final sparsity of each kernel; updaters that begin sparse begin
+      there.
+    algorithm: a name that jaxpruner has registered, such as `rigl`.
+    sparsity: final sparsity over all kernels, for `global_*`.
+    end_step: the step of the last update, at which the drop fraction of `rigl`
+      and `set` reaches 0.
     options: other keys of jaxpruner's config, `sparsity_type`, `drop_fraction`,
       `is_sparse_gradients`, `skip_gradients`, `use_packed_masks`,
       `use_normalization`, `eps`, where the updater has them.
-    seed: of its random scores.
+    seed: the seed of its random scores.
 
   Raises:
     ValueError: in one line, if jaxpruner is not installed, or does not know
@@ -79,26 +82,16 @@ def jaxpruner_pruner(
   updater.filter_fn = lambda path, _: '/'.join(path) in targets
   updater.rng_seed = jax.random.PRNGKey(seed)
   upstream.check_kernels(updater, kernels)
-  bridge = _Bridge(jaxpruner, updater, kernels, targets)
-  return Pruner(
-    init=bridge.init,
-    budget_for=bridge.budget_for,
-    update=bridge.update,
-    forward=bridge.forward,
-    optimize=bridge.optimize,
-    mask=bridge.mask,
-    kept=bridge.kept,
-    delay=0 if bridge.is_straight_through else 1,
-  )
+  return _Bridge(jaxpruner, updater, kernels, targets)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Bridge:
+class _Bridge(Pruner):
   """The verbs of a `Pruner`, said in jaxpruner's words."""
 
   jaxpruner: Any
   updater: Any
-  kernels: Mapping[str, Kernel]
+  kernels: Kernels
   targets: Mapping[str, float]
 
   @property
@@ -107,8 +100,12 @@ class _Bridge:
     return isinstance(self.updater, global_pruners.GlobalPruningMixin)
 
   @property
-  def is_straight_through(self) -> bool:
+  def straight_through(self) -> bool:
     return upstream.is_straight_through(self.jaxpruner, type(self.updater))
+
+  @property
+  def delay(self) -> int:
+    return 0 if self.straight_through else 1
 
   def init(self, params: PyTree, step=0) -> BridgeState:
     masks = by_path(self.updater.init_state(params).masks)
@@ -150,8 +147,8 @@ class _Bridge:
       params, self._theirs(params, state)
     )
 
-  def kept(self, params: PyTree, state: BridgeState) -> dict[str, jax.Array]:
-    if self.is_straight_through:
+  def kept(self, params: PyTree, state: BridgeState) -> Arrays:
+    if self.straight_through:
       seen = select(self.forward(params, state), self.targets)
       return {name: weight != 0 for name, weight in seen.items()}
     return {n: self._as_bool(n, mask) for n, mask in state.masks.items()}

@@ -1,7 +1,7 @@
-"""jaxpruner as the bridge needs it: imported, mended, asked only what it can.
+"""jaxpruner as the bridge needs it: imported, patched, and checked.
 
 Its last commit is of April 2024 and calls `jax.tree_map`, which jax no longer
-has. It gets it back in its own modules; jax itself is left as it is.
+has. Its own modules get the function back; jax itself is left as it is.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from jax_sparse_pretrain.pruning.distribution import Kernel
+from jax_sparse_pretrain.pruning.kernels import Kernel, Kernels
 
 _STRUCTURE = re.compile(r'nm_(\d+),(\d+)|block_\d+,\d+|channel_-?\d+')
 
@@ -41,8 +41,9 @@ _POSITIVE = _Option(
   'a positive float',
   lambda value: isinstance(value, float) and 0 < value < math.inf,
 )
-# What may be set of jaxpruner's config, for the updaters that have it; its
-# other keys follow from ours, or ask what a jitted step cannot do (is_debug).
+# The keys of jaxpruner's config that a user may set, for the updaters that have
+# them. Its other keys follow from our config, or ask for what a jitted step
+# cannot do (is_debug).
 _OPTIONS = {
   'is_sparse_gradients': _BOOL,
   'skip_gradients': _BOOL,
@@ -59,7 +60,7 @@ _OPTIONS = {
   'eps': _POSITIVE,
   'normalization_eps': _POSITIVE,
 }
-# The others read masks as they are, one entry a weight.
+# The other updaters read masks with one entry for each weight.
 _CAN_PACK = ('magnitude', 'saliency', 'global_magnitude', 'global_saliency')
 
 
@@ -101,13 +102,13 @@ class _JaxWithTreeMap:
 
 
 class Traits(NamedTuple):
-  """What a plan has to know of a pruner.
+  """What a plan has to know about a pruner.
 
   Attributes:
     delay: as in `Pruner`.
     begins_sparse: as in `PruningSchedule`.
     prunes: whether anything is pruned at all.
-    n_by_m: (n, m) that every mask has, whatever the sparsity asked; or None.
+    n_by_m: (n, m) of every mask, whatever sparsity is asked for; or None.
   """
 
   delay: int = 0
@@ -117,7 +118,7 @@ class Traits(NamedTuple):
 
 
 def traits(jaxpruner, algorithm: str, options: Mapping[str, Any]) -> Traits:
-  """Those of an updater.
+  """The traits of an updater.
 
   Raises:
     ValueError: for an algorithm or an option that jaxpruner does not know.
@@ -189,7 +190,7 @@ def _check_options(registry, algorithm: str, options) -> None:
     )
 
 
-def check_kernels(updater, kernels: Mapping[str, Kernel]) -> None:
+def check_kernels(updater, kernels: Kernels) -> None:
   """Raises ValueError for a kernel that the structure does not fit."""
   shapes = {
     name: jax.ShapeDtypeStruct(kernel.shape, jnp.float32)

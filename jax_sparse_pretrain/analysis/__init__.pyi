@@ -1,0 +1,33 @@
+"""The public names, for type checkers and the API pages."""
+
+from ..planning import Plan as Plan
+from ..planning import plan as plan
+from .comparison.compare import compare_laws as compare_laws
+from .comparison.results import Comparison as Comparison
+from .contrasts.contrast import Contrast as Contrast
+from .contrasts.contrast import contrast_runs as contrast_runs
+from .contrasts.noise import Noise as Noise
+from .contrasts.noise import replicate_noise as replicate_noise
+from .contrasts.ranking import Ranking as Ranking
+from .contrasts.ranking import rank_schedules as rank_schedules
+from .fitting.bootstrap import Bootstrap as Bootstrap
+from .fitting.fit import ScalingLawFit as ScalingLawFit
+from .fitting.fit import fit_scaling_law as fit_scaling_law
+from .fitting.law import ScalingLaw as ScalingLaw
+from .fitting.simulate import simulate_runs as simulate_runs
+from .plans.plan import plan_run as plan_run
+from .plans.results import RunPlans as RunPlans
+from .plots.coefficients import plot_coefficients as plot_coefficients
+from .plots.contrasts import plot_contrasts as plot_contrasts
+from .plots.density import plot_density as plot_density
+from .plots.isoflops import plot_isoflops as plot_isoflops
+from .plots.law import plot_law as plot_law
+from .plots.predicted import plot_predicted as plot_predicted
+from .plots.schedules import plot_schedules as plot_schedules
+from .reporting.report import report_html as report_html
+from .runs.average import average_parameters as average_parameters
+from .runs.average import planned_average as planned_average
+from .runs.counted import Average as Average
+from .runs.load import load_runs as load_runs
+from .runs.table import Runs as Runs
+from .runs.table import write_runs as write_runs

@@ -1,0 +1,119 @@
+"""CSV files of named columns; every complaint names file, row and column.
+
+The standard library reads them: polars and pandas load in 0.3 to 0.9 s, name
+neither the line of a bad cell nor the file, and would replace only the three
+lines that call `csv.reader`.
+"""
+
+import csv
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """The cells of a CSV file, as they are written.
+
+  Attributes:
+    path: the file.
+    columns: name -> cells.
+    lines: the line of the file on which each row ends, counted from 1.
+  """
+
+  path: pathlib.Path
+  columns: Mapping[str, Sequence[str]]
+  lines: Sequence[int]
+
+  @property
+  def names(self) -> str:
+    """The names of its columns, for a message."""
+    return ', '.join(map(repr, self.columns)) or 'none'
+
+  def where(self, row: int, column: str) -> str:
+    return f'{self.path}, row {self.lines[row]}, {column}'
+
+  def numbers(self, name: str, empty: float | None = None) -> np.ndarray:
+    """A column as float64[n].
+
+    Args:
+      name: the column.
+      empty: the value of empty cells; without it they are refused.
+
+    Raises:
+      ValueError: if there is no such column, or one of its cells is not a
+        finite number.
+    """
+    if name not in self.columns:
+      raise ValueError(
+        f'{self.path}: no column {name!r}; there are {self.names}'
+      )
+    values = np.empty(len(self.lines))
+    for row, cell in enumerate(self.columns[name]):
+      if empty is not None and not cell.strip():
+        values[row] = empty
+      else:
+        values[row] = _number(cell, self.where(row, name))
+    return values
+
+
+def _number(cell: str, where: str) -> float:
+  try:
+    value = float(cell)
+  except ValueError:
+    what = repr(cell) if cell.strip() else 'nothing'
+    raise ValueError(f'{where}: {what} is not a number') from None
+  if not math.isfinite(value):
+    raise ValueError(f'{where}: {cell.strip()} is not finite')
+  return value
+
+
+def read(path: pathlib.Path) -> Table:
+  """Reads a CSV file whose first line names its columns.
+
+  Empty lines and columns without a name are left out.
+
+  Raises:
+    ValueError: if the file is not such a table, naming the file and the row.
+  """
+  try:
+    # Spreadsheets write a byte-order mark.
+    text = path.read_text(encoding='utf-8-sig')
+  except UnicodeDecodeError:
+    raise ValueError(f'{path}: not a CSV file: no UTF-8 text') from None
+  reader = csv.reader(text.splitlines(keepends=True), strict=True)
+  try:
+    rows = [(reader.line_num, row) for row in reader if any(row)]
+  except csv.Error as error:
+    line = reader.line_num
+    raise ValueError(f'{path}, row {line}: not CSV: {error}') from None
+  if not rows:
+    raise ValueError(f'{path}: is empty; its first line must name columns')
+  (_, header), *body = rows
+  names = [name.strip() for name in header]
+  _check_header(names, path)
+  for line, row in body:
+    if len(row) != len(names):
+      raise ValueError(
+        f'{path}, row {line}: {len(row)} cells, but {len(names)} columns'
+      )
+  if not body:
+    raise ValueError(f'{path}: names columns but has no rows')
+  columns = {
+    name: [row[i] for _, row in body] for i, name in enumerate(names) if name
+  }
+  return Table(path, columns, [line for line, _ in body])
+
+
+def _check_header(names: Sequence[str], path: pathlib.Path) -> None:
+  twice = sorted({name for name in names if name and names.count(name) > 1})
+  if twice:
+    raise ValueError(f'{path}: column {twice[0]!r} is there twice')
+  if len(names) == 1 and any(mark in names[0] for mark in ';\t|'):
+    raise ValueError(
+      f'{path}: columns must be separated by commas; the first line is '
+      f'{names[0]!r}'
+    )

@@ -1,0 +1,278 @@
+"""Loads runs from CSV tables and from workdirs, and refuses what is wrong.
+
+A table names its columns as `runs_table.COLUMNS` does, or says by expressions
+how they follow from its own. Of a workdir, the average is counted in its mask
+history.
+"""
+
+import math
+import os
+import pathlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_sparse_pretrain import storage
+from jax_sparse_pretrain.analysis import csv_table, expressions
+from jax_sparse_pretrain.analysis.averages import average_parameters
+from jax_sparse_pretrain.analysis.discovery import find_begun
+from jax_sparse_pretrain.analysis.plausibility import check_numbers
+from jax_sparse_pretrain.analysis.runs_table import (
+  COLUMNS,
+  KINDS,
+  NUMBERS,
+  Runs,
+)
+from jax_sparse_pretrain.analysis.training_log import read_json
+from jax_sparse_pretrain.runs.workdir import Workdir
+from jax_sparse_pretrain.shipped import shipped
+
+PARAMETERS = {f'{kind}_parameters' for kind in KINDS}
+# Their cells may be empty, and the columns may be missing.
+OPTIONAL = ('initial_parameters', 'final_parameters', 'sparsity')
+
+
+class _Source(NamedTuple):
+  """The runs of one table or of one workdir.
+
+  Attributes:
+    runs: the runs.
+    places: the file and row of each run, for messages.
+    column: name -> float64[n], for expressions.
+    origin: the file or the workdir, without links.
+    called: name -> the name of this column in the table, where it differs.
+    is_counted: whether parameters and tokens are certain to be counts.
+  """
+
+  runs: Runs
+  places: Sequence[str]
+  column: expressions.Column
+  origin: pathlib.Path
+  called: Mapping[str, str]
+  is_counted: bool
+
+
+def load_runs(
+  *paths: os.PathLike | str,
+  columns: Mapping[str, str] | None = None,
+  where: str | Sequence[str] = (),
+  drop_highest_loss: int = 0,
+  unfinished: bool = False,
+) -> Runs:
+  """Loads the runs of CSV tables, of workdirs, and of workdirs below a folder.
+
+  Args:
+    *paths: tables, workdirs, or directories that hold workdirs.
+    columns: name -> expression on the columns of the tables, in this order;
+      each sees the columns of the file and those before it. `parameters`
+      stands for `average_parameters`, the N of the law.
+    where: comparisons; runs that fail one are left out.
+    drop_highest_loss: how many runs of the highest loss to leave out.
+    unfinished: whether to accept runs that have not ended.
+
+  Raises:
+    ValueError: naming the file, the row and the column of a value that is
+      missing, not a positive number, there twice, or not a count.
+  """
+  conditions = [where] if isinstance(where, str) else where
+  columns = columns or {}
+  sources = [
+    _filtered(source, conditions)
+    for path in paths
+    for source in _sources(_as_path(path), columns, unfinished)
+  ]
+  seen: set[pathlib.Path] = set()
+  for source in sources:
+    # One file under two names would count every run twice.
+    if source.origin in seen:
+      raise ValueError(f'{source.origin}: is there twice')
+    seen.add(source.origin)
+  for name in _unused(columns, conditions):
+    warnings.warn(f'--column {name}: nothing uses it', stacklevel=2)
+  if not any(len(source.runs) for source in sources):
+    raise ValueError('no runs' + (': --where leaves none' if where else ''))
+  return _without_highest(_joined(sources), drop_highest_loss)
+
+
+def _as_path(path: os.PathLike | str) -> pathlib.Path:
+  return storage.as_path(shipped(path) if isinstance(path, str) else path)
+
+
+def _sources(
+  path: pathlib.Path, columns: Mapping[str, str], unfinished: bool
+) -> Iterator[_Source]:
+  # A pipe is no regular file, but can be read like one.
+  if path.exists() and not path.is_dir():
+    yield _read_table(path, columns)
+    return
+  for name, workdir in find_begun(path):
+    source = _read_workdir(Workdir(workdir), name, unfinished)
+    if source:
+      yield source
+
+
+def _read_table(path: pathlib.Path, columns: Mapping[str, str]) -> _Source:
+  table = csv_table.read(path)
+  n = len(table.lines)
+  derived: dict[str, np.ndarray] = {}
+
+  def column(name: str) -> np.ndarray:
+    if name in derived:
+      return derived[name]
+    return table.numbers(name, np.nan if name in OPTIONAL else None)
+
+  for name, expression in columns.items():
+    try:
+      values = expressions.evaluate(expression, column)
+    except ValueError as error:
+      raise ValueError(f'--column {name}: {error}') from None
+    derived[name] = np.broadcast_to(values, n).astype(float)
+  known = {*table.columns, *derived}
+  called = {}
+  if 'average_parameters' not in known and 'parameters' in known:
+    called = {'average_parameters': 'parameters'}
+  _check_complete(known, table)
+  numbers = {
+    name: column(called.get(name, name))
+    if called.get(name, name) in known
+    else np.full(n, np.nan)
+    for name in NUMBERS
+  }
+  others = {k: tuple(v) for k, v in table.columns.items() if k not in COLUMNS}
+  places = [f'{path}, row {line}' for line in table.lines]
+  return _Source(
+    Runs(_names(table), **numbers, others=others),
+    places,
+    column,
+    storage.resolved(path),
+    called,
+    is_counted=False,
+  )
+
+
+def _check_complete(known: set[str], table: csv_table.Table) -> None:
+  required = {
+    'average_parameters (or parameters)': {'parameters', *PARAMETERS},
+    'tokens': {'tokens'},
+    'loss': {'loss'},
+  }
+  for name, any_of in required.items():
+    if not known & any_of:
+      raise ValueError(
+        f'{table.path}: no column {name}; there are {table.names}.'
+        ' Say how it follows with --column NAME=EXPRESSION'
+      )
+
+
+def _names(table: csv_table.Table) -> tuple[str, ...]:
+  """The column `run`; a table without one has a run in each row."""
+  if 'run' not in table.columns:
+    return tuple(f'{table.path}:{line}' for line in table.lines)
+  names = tuple(cell.strip() for cell in table.columns['run'])
+  if '' in names:
+    raise ValueError(f'{table.where(names.index(""), "run")}: has no name')
+  return names
+
+
+def _read_workdir(
+  files: Workdir, name: str, unfinished: bool
+) -> _Source | None:
+  """None, with a warning, for a run that has not been evaluated yet."""
+  average = average_parameters(files.root)
+  if not (average.completed or unfinished):
+    raise ValueError(
+      f'{files.summary}: an unfinished run, {average.steps:,} steps so far: '
+      'finish it, leave it out, or take it as it is with --unfinished'
+    )
+  loss = read_json(files.summary).get('eval_loss')
+  if loss is None and not average.completed:
+    warnings.warn(f'{files.root}: left out: not evaluated yet', stacklevel=2)
+    return None
+  if type(loss) not in (int, float) or not math.isfinite(loss):
+    raise ValueError(
+      f'{files.summary}: eval_loss = {loss}: must be a finite number'
+    )
+  numbers = {
+    'average_parameters': average.average_parameters,
+    'initial_parameters': average.linear_parameters,
+    'final_parameters': average.final_parameters,
+    'sparsity': average.sparsity,
+    'tokens': average.tokens,
+    'loss': loss,
+  }
+  arrays = {k: np.array([value], np.float64) for k, value in numbers.items()}
+
+  def column(asked: str) -> np.ndarray:
+    if asked not in arrays:
+      raise ValueError(
+        f'{files.root}: no column {asked!r}; there are {NUMBERS}'
+      )
+    return arrays[asked]
+
+  runs, origin = Runs((name,), **arrays), storage.resolved(files.root)
+  return _Source(runs, [str(files.root)], column, origin, {}, is_counted=True)
+
+
+def _filtered(source: _Source, conditions: Sequence[str]) -> _Source:
+  keep = np.full(len(source.runs), True)
+  for condition in conditions:
+    try:
+      holds = expressions.evaluate(condition, source.column)
+    except ValueError as error:
+      raise ValueError(f'--where {error}') from None
+    if holds.dtype != bool:
+      raise ValueError(f'--where {condition!r}: must be a comparison')
+    keep &= holds
+  places = [source.places[i] for i in np.flatnonzero(keep)]
+  return source._replace(runs=source.runs.select(keep), places=places)
+
+
+def _unused(
+  columns: Mapping[str, str], conditions: Sequence[str]
+) -> Iterator[str]:
+  """Derived columns that neither the law nor another expression reads."""
+  for name in columns:
+    others = [text for key, text in columns.items() if key != name]
+    read = map(expressions.names, [*others, *conditions])
+    if name not in {*NUMBERS, 'parameters'}.union(*read):
+      yield name
+
+
+def _joined(sources: Sequence[_Source]) -> Runs:
+  first: dict[str, str] = {}
+  for source in sources:
+    check_numbers(source.runs, source.places, source.called, source.is_counted)
+  for source in sources:
+    for name, place in zip(source.runs.run, source.places, strict=True):
+      if name in first:
+        raise ValueError(
+          f'{place}, run: {name!r} is there twice, first at {first[name]}; '
+          'rename one of them, or give the directory above both'
+        )
+      first[name] = place
+  every = [source.runs for source in sources]
+  shared = set.intersection(*(set(runs.others) for runs in every))
+  return Runs(
+    tuple(first),
+    **{
+      name: np.concatenate([getattr(runs, name) for runs in every])
+      for name in NUMBERS
+    },
+    others={
+      name: tuple(cell for runs in every for cell in runs.others[name])
+      for name in every[0].others
+      if name in shared
+    },
+  )
+
+
+def _without_highest(runs: Runs, n: int) -> Runs:
+  if n == 0:
+    return runs
+  if not 0 < n < len(runs):
+    raise ValueError(
+      f'--drop_highest_loss {n}: must be from 0 to {len(runs) - 1}'
+    )
+  return runs.select(np.sort(np.argsort(runs.loss, kind='stable')[:-n]))

@@ -1,1 +1,0 @@
-"""Runs that a law asks for."""

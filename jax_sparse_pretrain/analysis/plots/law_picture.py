@@ -1,0 +1,105 @@
+"""Loss against N and against D, with the law, and what it leaves."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
+from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
+from jax_sparse_pretrain.analysis.plots import labels, sparsity, style
+from jax_sparse_pretrain.analysis.runs_table import NAMES, Runs
+from jax_sparse_pretrain.text import power, short
+
+MOST_CURVES = 5
+MARGIN = 1.25  # of a logarithmic axis, as a factor
+
+
+@style.STYLE
+def plot_law(
+  runs: Runs, law_or_fit: ScalingLaw | ScalingLawFit, kind: str = 'average'
+) -> Figure:
+  """Runs and the law over N and over D; log axes, residuals below.
+
+  Each curve holds the other quantity at the value beside it. Points have the
+  colour of their sparsity; if it is the same for all, that of the quantity
+  which the curves hold.
+
+  Args:
+    runs: measured runs.
+    law_or_fit: a law of the parameters of this kind.
+    kind: of parameters, in `table.KINDS`.
+
+  Raises:
+    ValueError: if parameters of this kind are not known of every run.
+  """
+  law = getattr(law_or_fit, 'law', law_or_fit)
+  n, d = runs.parameters(kind), runs.tokens
+  figure = style.new_figure(5.7, f'{formula(law, kind)}, {len(runs)} runs')
+  (over_n, over_d), (left_n, left_d) = figure.subplots(
+    2, 2, sharey='row', sharex='col', height_ratios=(3, 1)
+  )
+  residuals = 100 * np.log(runs.loss / law.loss(n, d))
+  by_sparsity = sparsity.varies(runs.sparsity)
+  for axes, below, x, held in (
+    (over_n, left_n, n, d),
+    (over_d, left_d, d, n),
+  ):
+    shade = style.shades(held, log=True)
+    colours = sparsity.colours(runs.sparsity) if by_sparsity else shade
+    axes.scatter(x, runs.loss, c=colours, **sparsity.POINT)
+    below.scatter(x, residuals, c=colours, **sparsity.POINT)
+    style.log_axis(below.xaxis, x.min() / MARGIN, x.max() * MARGIN)
+    axes.grid(True)
+  shown = np.concatenate([runs.loss, law.loss(n, d)])
+  style.log_axis(over_n.yaxis, shown.min() / 1.04, shown.max() * 1.04)
+  name = NAMES[kind]
+  _add_curves(over_n, d, lambda n, d: law.loss(n, d), 'D', by_sparsity)
+  _add_curves(over_d, n, lambda d, n: law.loss(n, d), name, by_sparsity)
+  over_n.set_ylabel('loss (nats per token)')
+  left_n.set_xlabel(f'{name}, parameters')
+  left_d.set_xlabel('D, tokens')
+  _dress_residuals(left_n, left_d, residuals)
+  # Above the axes, where there are no points.
+  place = {'loc': 'lower right', 'bbox_to_anchor': (1, 1)}
+  sparsity.add_legend(over_d, runs.sparsity, **place)
+  return figure
+
+
+def formula(law: ScalingLaw, kind: str) -> str:
+  """L = E + A / N_avg^alpha + B / D^beta, in numbers."""
+  E, A, B, alpha, beta = map(power, law.as_dict().values())
+  return f'L = {E} + {A} / {NAMES[kind]}^{alpha} + {B} / D^{beta}'
+
+
+def levels(values: np.ndarray, at_most: int = MOST_CURVES) -> np.ndarray:
+  """The different values, or as many rounded ones from end to end."""
+  distinct = np.unique(values)
+  if len(distinct) <= at_most:
+    return distinct
+  spread = np.geomspace(*np.quantile(values, [0.02, 0.98]), at_most)
+  return np.unique([float(f'{value:.1e}') for value in spread])
+
+
+def _add_curves(axes: Axes, held, loss, name: str, grey: bool) -> None:
+  """The law at some values of what is held, each named at its right end."""
+  at = levels(held)
+  x = np.geomspace(*axes.get_xlim(), 200)
+  low, high = np.log(held.min()), np.log(held.max())
+  colours = style.sequential()((np.log(at) - low) / max(high - low, 1e-9))
+  if grey:
+    colours = [style.GREY] * len(at)
+  curves = [loss(x, value) for value in at]
+  for y, colour in zip(curves, colours, strict=True):
+    axes.plot(x, y, color=colour, linewidth=1.2, zorder=2)
+  texts = [short(value, 3) for value in at]
+  texts[-1] = f'{name} = {texts[-1]}'
+  labels.label_curves(axes, x, curves, texts, colours, inches=3.2)
+
+
+def _dress_residuals(left: Axes, right: Axes, residuals: np.ndarray) -> None:
+  rms = np.sqrt(np.mean(residuals**2))
+  for axes in (left, right):
+    axes.axhline(0, color=style.GREY, linewidth=1, zorder=1)
+    axes.axhspan(-rms, rms, color=style.PALE, linewidth=0, zorder=0)
+  style.residual_axis(left, np.abs(residuals).max())
+  labels.label_ends(right, [rms], [f'RMS {rms:.2f} %'], [style.GREY], inches=1)

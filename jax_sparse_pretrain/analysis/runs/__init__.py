@@ -1,1 +1,0 @@
-"""Runs: from their files to arrays, and what they had on average."""

@@ -1,0 +1,168 @@
+"""Collects the finished runs of a sweep in a table for the analysis."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_sparse_pretrain import schema, storage
+from jax_sparse_pretrain.analysis import Runs, write_runs
+from jax_sparse_pretrain.config import Config, ConfigError
+from jax_sparse_pretrain.runs import workdir as workdir_lib
+from jax_sparse_pretrain.runs.workdir import Workdir
+from jax_sparse_pretrain.sweep.directory import Directory
+
+# Column of the table -> key of `summary.json`.
+_SUMMARY = {
+  'average_parameters': 'average_parameters',
+  'initial_parameters': 'linear_parameters',
+  'final_parameters': 'final_parameters',
+  'sparsity': 'sparsity',
+  'tokens': 'tokens',
+  'loss': 'eval_loss',
+}
+
+
+class NoRuns(ConfigError):
+  """There is no finished run."""
+
+
+def write_table(directory: Directory, columns: Sequence[str] = ()) -> int:
+  """Makes `runs.csv` from the finished runs in `runs/`, in order of name.
+
+  Args:
+    directory: that of a sweep, or one that holds directories of sweeps. Runs
+      are then called SWEEP/NAME.
+    columns: keys of the config to show beside those in which runs differ.
+
+  Returns:
+    The number of runs in the table.
+
+  Raises:
+    NoRuns: if there is none.
+    ConfigError: if a file is not that of a run.
+  """
+  sweeps = _sweeps(directory)
+  if not sweeps:
+    raise NoRuns(f'{directory.runs}: no finished run')
+  # Shares may write at once: the last to read has to be the last to write.
+  with _alone(directory):
+    found = {
+      prefix + name: run
+      for prefix, each in sweeps.items()
+      for name, run in _finished(each)
+    }
+    if not found:
+      raise NoRuns(f'{directory.runs}: no finished run')
+    write_runs(directory.table, _as_runs(found, columns))
+  return len(found)
+
+
+def _sweeps(directory: Directory) -> dict[str, Directory]:
+  """The sweeps, by the beginning of their runs' names."""
+  if directory.runs.is_dir():
+    return {'': directory}
+  if not directory.root.is_dir():
+    return {}
+  below = map(Directory, sorted(directory.root.iterdir()))
+  return {f'{each.root.name}/': each for each in below if each.runs.is_dir()}
+
+
+@contextlib.contextmanager
+def _alone(directory: Directory) -> Iterator[None]:
+  # An object store has no locks; the table of the next run is right again.
+  if storage.is_remote(directory.root):
+    yield
+    return
+  with open(directory.root / '.runs.lock', 'w') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+Found = tuple[dict[str, Any], dict[str, Any]]  # summary.json, config.json
+
+
+def _finished(directory: Directory) -> Iterator[tuple[str, Found]]:
+  paths = directory.runs.iterdir()
+  for path in sorted(paths, key=lambda path: _natural(path.name)):
+    files = Workdir(path)
+    if path.name.startswith('.') or not files.config.exists():
+      continue
+    resolved = workdir_lib.read_resolved(files)
+    steps = resolved['plan'].get('steps')
+    if summary := workdir_lib.finished_summary(files, steps):
+      yield path.name, (summary, resolved)
+
+
+def _natural(name: str) -> list[str | int]:
+  """Sorts run2 before run10."""
+  parts = re.split(r'(\d+)', name)
+  return [int(part) if part.isdigit() else part for part in parts]
+
+
+def _as_runs(found: Mapping[str, Found], columns: Sequence[str]) -> Runs:
+  numbers = {
+    ours: np.array([float(summary[theirs]) for summary, _ in found.values()])
+    for ours, theirs in _SUMMARY.items()
+  }
+  rows = [_others(*each) for each in found.values()]
+  configs = [dict(schema.leaves(each['config'])) for _, each in found.values()]
+  keys = dict.fromkeys([*columns, *_differing(configs)])
+  others = {name: [row[name] for row in rows] for name in rows[0]}
+  others |= {key: [config[key] for config in configs] for key in keys}
+  texts = {name: tuple(map(_text, cells)) for name, cells in others.items()}
+  return Runs(tuple(found), **numbers, others=texts)
+
+
+def _others(summary: dict, resolved: dict) -> dict[str, Any]:
+  """What the law does not need; dense runs have no start and end."""
+  config, plan = resolved['config'], resolved['plan']
+  pruning = config['pruning']
+  start, end = plan['compute_fractions']
+  sparse = {
+    'schedule': pruning['schedule'],
+    'start': plan['start'],
+    'end': plan['end'],
+    'start_fraction': start,
+    'end_fraction': end,
+  }
+  is_sparse = pruning['sparsity'] > 0
+  trunk = resolved.get('trunk', {})
+  return {
+    'train_loss': summary['train_loss'],
+    'seed': config['seed'],
+    'steps': summary['steps'],
+    'compute_flops': summary['compute_flops'],
+    **(sparse if is_sparse else dict.fromkeys(sparse, '')),
+    'trunk': trunk.get('run', ''),
+    'trunk_steps': trunk.get('step', 0),
+    'wall_seconds': summary['wall_seconds'],
+  }
+
+
+def differing_keys(configs: Sequence[Config]) -> list[str]:
+  """The keys in which configs differ, as far as a loss depends on them."""
+  return _differing(
+    [dict(schema.leaves(dataclasses.asdict(each))) for each in configs]
+  )
+
+
+def _differing(flat: Sequence[Mapping[str, Any]]) -> list[str]:
+  return [
+    key
+    for key in flat[0]
+    if key != 'seed'
+    and schema.field(Config, key).metadata['change'] != 'nothing'
+    and any(config[key] != flat[0][key] for config in flat)
+  ]
+
+
+def _text(value: Any) -> str:
+  if isinstance(value, str):
+    return value
+  return json.dumps(value) if isinstance(value, tuple | list) else repr(value)

@@ -244,7 +244,7 @@ class AskedSchedule:
     Raises:
       ValueError: by the checks of the config, with the names of the flags.
     """
-    from jax_sparse_pretrain.analysis.plans.planner import check_one_shot
+    from jax_sparse_pretrain.analysis.rounding import check_one_shot
 
     names = ('sparsity', 'start', 'end', 'unit', 'every', 'schedule', 'power')
     asked = {name: getattr(self, name) for name in names}

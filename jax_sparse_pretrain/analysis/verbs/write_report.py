@@ -101,7 +101,7 @@ def _of_law(
 ) -> Iterator[Picture]:
   if known is None:
     return
-  from jax_sparse_pretrain.analysis.plots.isoflops import round_budgets
+  from jax_sparse_pretrain.analysis.plots.isoflop_picture import round_budgets
 
   fit, resamples = known.fit, known.resamples
   yield Picture(

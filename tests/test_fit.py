@@ -84,7 +84,7 @@ def test_a_small_delta_gives_the_published_least_absolute_deviations():
 
 def test_hoffmanns_starts_find_nothing_better(published):
   # A spread of the 4,500; each takes SciPy some milliseconds.
-  starts = grid.hoffmann_starts()[::91]
+  starts = grid.hoffmann_starts()[::301]
   law, objective = grid.search(*chinchilla(), 1e-3, starts)
   assert objective == pytest.approx(published.objective, rel=1e-8)
   assert objective >= published.objective * (1 - 1e-12)
@@ -101,10 +101,10 @@ def test_the_whole_grid_is_hoffmanns():
 def test_scipy_from_many_starts_never_beats_the_fit(delta):
   N, D = runs_on_grid(5, 5)
   rng = np.random.default_rng(0)
-  for seed in range(3):
+  for seed in range(2):
     loss = simulate_runs(LAW, N, D, noise=0.02, seed=seed)
     fit = fit_scaling_law(N, D, loss, delta=delta)
-    spread = rng.uniform([0, 0, -1, 0.1, 0.1], [15, 15, 1, 1, 1], (25, 5))
+    spread = rng.uniform([0, 0, -1, 0.1, 0.1], [15, 15, 1, 1, 1], (10, 5))
     _, best = grid.search(N, D, loss, delta, spread)
     assert fit.objective <= best * (1 + 1e-9)
 
@@ -385,15 +385,14 @@ def test_fewer_rows_than_coefficients_are_refused():
     fit_scaling_law([1e8] * 4, [1e9] * 4, [3.0] * 4)
 
 
-@pytest.mark.parametrize('delta', (1e-16, 1e-25))
-def test_the_smallest_deltas_have_the_intervals_of_a_small_one(delta):
+def test_the_smallest_deltas_have_the_intervals_of_a_small_one():
   N, D = runs_on_grid(5, 5)
   loss = simulate_runs(LAW, N, D, noise=0.003, seed=0)
   small = fit_scaling_law(N, D, loss, delta=1e-9).intervals()
-  for name, ends in (
-    fit_scaling_law(N, D, loss, delta=delta).intervals().items()
-  ):
-    assert ends == pytest.approx(small[name], rel=0.05)
+  for delta in (1e-16, 1e-25):
+    found = fit_scaling_law(N, D, loss, delta=delta).intervals()
+    for name, ends in found.items():
+      assert ends == pytest.approx(small[name], rel=0.05)
 
 
 @pytest.mark.parametrize('level', (0, 1, 95, np.nan))

@@ -189,10 +189,10 @@ def test_resamples_of_frantars_law_are_the_fits_of_their_rows(runs, frantar):
   n, s, d = columns_of(runs)
   of_runs = design.make(n, d, runs.loss, form=FRANTAR, sparsity=s)
   found, objectives, counts = bootstrap.resampled(
-    of_runs, frantar.theta, DELTA, 60, 0
+    of_runs, frantar.theta, DELTA, 40, 0
   )
   assert (counts.sum(axis=1) == 48).all()
-  for i in range(0, 60, 20):
+  for i in range(0, 40, 20):
     rows = np.repeat(of_runs.order, counts[i])
     again = fit_form(FRANTAR, n[rows], s[rows], d[rows], runs.loss[rows])
     assert objectives[i] <= again.objective * (1 + 1e-6)

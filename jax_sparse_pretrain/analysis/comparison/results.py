@@ -7,17 +7,8 @@ too high a loss.
 import dataclasses
 from typing import Any
 
-from jax_sparse_pretrain.text import listed
-
 # A bias of less than a thousandth of the loss is none.
 SMALL_BIAS = 1e-3
-# Errors that agree to this part of themselves are of laws that coincide.
-SAME = 1e-6
-TESTS = {
-  'one_sparsity_out': 'with one sparsity left out',
-  'largest_compute_out': 'with the largest compute left out',
-  'dense_to_sparse': 'from dense to sparse runs',
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,27 +95,6 @@ class Comparison:
   delta: float
   tests: dict[str, str]
   notes: tuple[str, ...]
-
-  @property
-  def verdict(self) -> str:
-    """Which of the laws of fewest coefficients has the least error, by test."""
-    k = min(law.n_coefficients for law in self.laws)
-    plain = [law for law in self.laws if law.n_coefficients == k]
-    if len(plain) == 1:
-      return f'{plain[0].name} is alone: there is no law to compare it with.'
-    tests: dict[str, list[str]] = {}
-    for key, words in TESTS.items():
-      errors = [(getattr(law, key), law.name) for law in plain]
-      ranked = sorted(each for each in errors if each[0] is not None)
-      if len(ranked) > 1 and ranked[1][0] > ranked[0][0] * (1 + SAME):
-        tests.setdefault(ranked[0][1], []).append(words)
-    if not tests:
-      return 'No test out of sample tells the laws apart.'
-    parts = [f'{name} {listed(words)}' for name, words in tests.items()]
-    return (
-      f'Least error out of sample of the laws with {k} coefficients: '
-      f'{"; ".join(parts)}.'
-    )
 
   def as_dict(self) -> dict[str, Any]:
     return dataclasses.asdict(self)

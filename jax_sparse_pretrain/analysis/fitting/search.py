@@ -30,11 +30,12 @@ SAME, NOTHING = 1e-9, 1e-24
 # whose sizes are then found anew.
 SPREADS, EXPONENT_SPREADS = (0.03, 0.15, 0.5), (0.1, 0.4)
 N_ROUND, PATIENCE = 12, 2
-# Weight of squared errors, and steps to follow them: along a plateau to its
-# end, and as far as shows that there is one. The end costs a millionth part of
-# the objective at most, or there was no plateau.
-SQUARES, TRACE = 1e-4, 1e-6
-TRACE_STEPS = 60
+# Weights of squared errors: of a few steps, as far as shows that there is a
+# plateau; and of the way to its end, where larger ones go first, since a small
+# weight takes hundreds of steps. The end costs a millionth part of the
+# objective at most, or there was no plateau.
+TRACE, TRACE_STEPS = 1e-6, 60
+SQUARES = (1e-2, 1e-3, 1e-4)
 LEVEL = 1e-6
 # Squares of that weight are a small part of the objective.
 FLAT_TOLERANCE = 1e-16
@@ -88,9 +89,11 @@ def settled(
   before, after = residuals(np.stack([theta, traced[0]]), problem)
   if np.abs(after - before).max() < NOTICED:
     return None
-  found, _ = descend(
-    traced, problem, delta, tolerance=FLAT_TOLERANCE, squares=SQUARES
-  )
+  found = theta[None]
+  for squares in SQUARES:
+    found, _ = descend(
+      found, problem, delta, tolerance=FLAT_TOLERANCE, squares=squares
+    )
   costs = objective(np.stack([theta, found[0]]), problem, delta)
   return found[0] if costs[1] <= costs[0] * (1 + LEVEL) else None
 

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from updater_runs import (
   KERNELS,
@@ -224,6 +225,20 @@ def test_eight_devices_give_the_masks_of_one_and_keep_them_sharded():
   assert_same(pruning.masks(state), pruning.masks(alone_state))
   assert_close(params, alone, 1e-5)
   assert_zero_where_pruned(params, state)
+
+
+def test_masks_carry_the_axis_names_of_flax():
+  boxed = {
+    'w': nn.Partitioned(jnp.ones((4, 8)), names=('in', 'out')),
+    'b': nn.Partitioned(jnp.ones(8), names=('out',)),
+  }
+  tx = pruning.wrap(optax.adam(0.05), **ONCE, sparsity=0.5)
+  specs = nn.get_partition_spec(jax.eval_shape(tx.init, boxed))
+  assert specs.masks['w'] == PartitionSpec('in', 'out')
+  mesh = jax.make_mesh((4, 2), ('in', 'out'), axis_types=(AxisType.Auto,) * 2)
+  at = nn.logical_to_mesh_sharding(specs, mesh, (('in', 'in'), ('out', 'out')))
+  state = jax.jit(tx.init, out_shardings=at)(boxed)
+  assert state.masks['w'].value.sharding.spec == PartitionSpec('in', 'out')
 
 
 def test_a_scan_over_steps_is_the_loop():

@@ -108,6 +108,7 @@ def count(text: str) -> int:
 Words = Annotated[str, {'nargs': '*', 'positional': True}]
 Repeated = Annotated[str, {'action': 'append'}]
 AnyInteger = Annotated[int, {'type': int}]
+Level = Annotated[float, {'help': 'the level of the intervals'}]
 _OPTIONS = {
   bool: {'action': 'store_true'},
   int: {'type': count, 'metavar': 'N'},
@@ -124,8 +125,7 @@ def add_flags(parser, function: Callable | From) -> None:
     if part is not None:
       add_flags(_group(parser, part), part)
     elif each.name not in GIVEN:
-      text = texts.get(each.name, '') + _shown(each.default)
-      _add_flag(parser, flag, each, text.replace('%', '%%'))
+      _add_flag(parser, flag, each, texts.get(each.name))
 
 
 def _group(parser, part: Callable | From):
@@ -135,8 +135,12 @@ def _group(parser, part: Callable | From):
   return parser.add_argument_group(_summary(part))
 
 
-def _add_flag(parser, name: str, parameter: inspect.Parameter, help: str):
-  options = {'help': help, **_options(parameter.annotation)}
+def _add_flag(
+  parser, name: str, parameter: inspect.Parameter, text: str | None
+) -> None:
+  options = _options(parameter.annotation)
+  about = (text or options.get('help', '')) + _shown(parameter.default)
+  options['help'] = about.replace('%', '%%')
   if options.get('action') != 'store_true' and 'choices' not in options:
     options.setdefault('metavar', name.upper())
   if options.pop('positional', False):
@@ -225,14 +229,18 @@ def make_parser(
 
   Args:
     description: what the program does.
-    verbs: name -> function, or the functions of the verb's own verbs.
+    verbs: name -> function, or the functions of the verb's own verbs. One
+      verb has its flags; several, of which one has yet to be chosen, have
+      not, so that their modules need not be imported.
   """
   parser = _new_parser(Parser, description, list(verbs.values()), prog=PROGRAM)
-  _add_verbs(parser, PROGRAM, verbs, 'verb')
+  _add_verbs(parser, PROGRAM, verbs, 'verb', with_flags=len(verbs) == 1)
   return parser
 
 
-def _add_verbs(parser, program: str, verbs: Mapping, title: str) -> None:
+def _add_verbs(
+  parser, program: str, verbs: Mapping, title: str, with_flags: bool
+) -> None:
   add = parser.add_subparsers(
     title=f'{title}s', metavar=title.upper(), dest=title, required=True
   ).add_parser
@@ -241,8 +249,10 @@ def _add_verbs(parser, program: str, verbs: Mapping, title: str) -> None:
     summary = _summary(function)
     about = {'usage': usage, 'help': summary[0].lower() + summary[1:]}
     one = _new_parser(add, summary, [function], name, **about)
+    if not with_flags:
+      continue
     if isinstance(function, Mapping):
-      _add_verbs(one, f'{program} {name}', function, 'picture')
+      _add_verbs(one, f'{program} {name}', function, 'picture', with_flags)
       continue
     one.set_defaults(function=function)
     add_flags(one, function)

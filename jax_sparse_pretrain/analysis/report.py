@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jinja2
 import markupsafe
 import numpy as np
 
@@ -74,6 +73,8 @@ class Report:
 
 def report_html(report: Report) -> str:
   """The page; equal reports give equal bytes."""
+  import jinja2  # Only here, so that --help answers at once.
+
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('jax_sparse_pretrain.analysis', '.'),
     autoescape=True,

@@ -29,9 +29,7 @@ def average(
   Args:
     workdirs: workdirs, or directories of workdirs; --out FILE.csv writes a
       table of runs for the other verbs.
-    schedule: plans an average instead.
     unfinished: write unfinished runs to FILE.csv as they are.
-    out: the file to write.
   """
   if schedule.is_given == bool(workdirs):
     raise ValueError('give workdirs, or the flags of a schedule; see --help')

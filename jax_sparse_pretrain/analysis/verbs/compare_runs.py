@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from jax_sparse_pretrain import analysis, storage, text
 from jax_sparse_pretrain.analysis import comparison_words
-from jax_sparse_pretrain.analysis.command import Answer, From, verb
+from jax_sparse_pretrain.analysis.command import Answer, From, Level, verb
 from jax_sparse_pretrain.analysis.comparison_words import ERRORS
 from jax_sparse_pretrain.analysis.runs_table import Runs
 from jax_sparse_pretrain.analysis.schedule_table import read_scheduled
@@ -23,12 +23,7 @@ from jax_sparse_pretrain.text import UNKNOWN, known
 def compare(
   runs: AskedRuns, solver: Annotated[dict, From('compare_laws')]
 ) -> Answer:
-  """Compare average, final and initial N, and richer laws, on the runs.
-
-  Args:
-    runs: the runs.
-    solver: how to fit each law.
-  """
+  """Compare average, final and initial N, and richer laws, on the runs."""
   check_delta(**solver)
   found = runs.load()
   comparison = analysis.compare_laws(found, **solver)
@@ -127,7 +122,7 @@ def rank(
   start: float = 0.25,
   end: float = 0.75,
   noise: float | None = None,
-  level: float = 0.95,
+  level: Level = 0.95,
 ) -> Answer:
   """Rank of a pruning schedule among others, against the noise floor.
 
@@ -290,14 +285,8 @@ class AskedArms:
   "contrast runs.csv --names '(?P<arm>.+)_(?P<seed>\\d+)' --reference x",
   '.json',
 )
-def contrast(runs: AskedRuns, arms: AskedArms, level: float = 0.95) -> Answer:
-  """Differences of loss between arms of an experiment, over seeds.
-
-  Args:
-    runs: the runs.
-    arms: the arms.
-    level: the level of the intervals.
-  """
+def contrast(runs: AskedRuns, arms: AskedArms, level: Level = 0.95) -> Answer:
+  """Differences of loss between arms of an experiment, over seeds."""
   check_level(level)
   found = arms.contrasts(runs.load())
   data = [

@@ -7,7 +7,7 @@ import numpy as np
 
 from jax_sparse_pretrain import analysis
 from jax_sparse_pretrain.analysis.averages import Average, read_averages
-from jax_sparse_pretrain.analysis.command import Answer, Words, verb
+from jax_sparse_pretrain.analysis.command import Answer, Level, Words, verb
 from jax_sparse_pretrain.analysis.runs_table import KINDS, Runs
 from jax_sparse_pretrain.analysis.verbs.arguments import (
   AskedFit,
@@ -59,13 +59,7 @@ class LawOrFit(AskedFit):
 
 @verb('plot law runs.csv --out law.png', *SUFFIXES)
 def law(runs: AskedRuns, fit: LawOrFit, out: str) -> Answer:
-  """Loss over N and D, with the law and the residuals.
-
-  Args:
-    runs: the runs.
-    fit: the law.
-    out: the file to write.
-  """
+  """Loss over N and D, with the law and the residuals."""
   found = runs.load()
   given = fit.find(runs, found)
   figure = analysis.plot_law(found, given.law, given.kind)
@@ -74,13 +68,7 @@ def law(runs: AskedRuns, fit: LawOrFit, out: str) -> Answer:
 
 @verb('plot predicted runs.csv --out predicted.png', *SUFFIXES)
 def predicted(runs: AskedRuns, fit: LawOrFit, out: str) -> Answer:
-  """Predicted over measured loss, by each kind of parameters.
-
-  Args:
-    runs: the runs.
-    fit: the law.
-    out: the file to write.
-  """
+  """Predicted over measured loss, by each kind of parameters."""
   found, said = runs.load(), ()
   if fit.law:
     given = fit.find(runs, found)
@@ -106,17 +94,9 @@ def coefficients(
   fit: LawOrFit,
   resamples: AskedResamples,
   out: str,
-  level: float = 0.95,
+  level: Level = 0.95,
 ) -> Answer:
-  """Intervals and correlations of the coefficients.
-
-  Args:
-    runs: the runs.
-    fit: the law.
-    resamples: how to resample.
-    out: the file to write.
-    level: the level of the intervals.
-  """
+  """Intervals and correlations of the coefficients."""
   check_level(level)
   if fit.law and resamples != AskedResamples():
     raise ValueError(
@@ -148,9 +128,6 @@ def isoflops(
   """Loss over N at equal compute, and the optimum.
 
   Args:
-    runs: the runs.
-    fit: the law.
-    out: the file to write.
     compute: budgets in FLOPs; by default round ones of the runs.
   """
   found = runs.load() if runs.paths or not fit.law else None
@@ -182,8 +159,6 @@ def density(
 
   Args:
     paths: workdirs, or directories of workdirs.
-    schedule: the schedule.
-    out: the file to write.
     sparsities: one schedule for each, in place of --sparsity.
   """
   if (schedule.is_given or sparsities) and paths:
@@ -211,13 +186,11 @@ def _planned(
 
 @verb('plot schedules runs.csv --out schedules.png', *SUFFIXES)
 def schedules(
-  runs: AskedRuns, out: str, noise: float | None = None, level: float = 0.95
+  runs: AskedRuns, out: str, noise: float | None = None, level: Level = 0.95
 ) -> Answer:
   """Heat map of a sweep, or of a table start, end, sparsity, loss.
 
   Args:
-    runs: one table.
-    out: the file to write.
     noise: standard deviation of the loss of one run, in nats; by default from
       runs that are alike in all but their seed.
     level: the level at which a schedule is told from the best.
@@ -246,16 +219,9 @@ def heat_map(rankings: Sequence, noise):
   *SUFFIXES,
 )
 def contrasts(
-  runs: AskedRuns, arms: AskedArms, out: str, level: float = 0.95
+  runs: AskedRuns, arms: AskedArms, out: str, level: Level = 0.95
 ) -> Answer:
-  """Arms of an experiment against a reference, with intervals.
-
-  Args:
-    runs: the runs.
-    arms: the arms.
-    out: the file to write.
-    level: the level of the intervals.
-  """
+  """Arms of an experiment against a reference, with intervals."""
   check_level(level)
   found = arms.contrasts(runs.load())
   return _drawn('contrasts', analysis.plot_contrasts(found, level), out)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jax_sparse_pretrain import history, storage, text
 from jax_sparse_pretrain.analysis.averages import Average
-from jax_sparse_pretrain.analysis.command import Answer, verb
+from jax_sparse_pretrain.analysis.command import Answer, Level, verb
 from jax_sparse_pretrain.analysis.discovery import find_workdirs
 from jax_sparse_pretrain.analysis.runs_table import NAMES, Runs
 from jax_sparse_pretrain.analysis.training_log import read_json
@@ -36,16 +36,9 @@ def fit(
   runs: AskedRuns,
   law: AskedFit,
   resamples: AskedResamples,
-  level: float = 0.95,
+  level: Level = 0.95,
 ) -> Answer:
-  """Fit L = E + A / N^alpha + B / D^beta to runs, with intervals.
-
-  Args:
-    runs: the runs.
-    law: how to fit.
-    resamples: how to resample.
-    level: the level of the intervals.
-  """
+  """Fit L = E + A / N^alpha + B / D^beta to runs, with intervals."""
   check_level(level)
   found = runs.load()
   known = fit_with_intervals(runs, found, law, resamples, level)
@@ -122,17 +115,14 @@ def predict(
   law: AskedLaw,
   average_parameters: Sequence[int] = (),
   tokens: Sequence[int] = (),
-  level: float = 0.95,
+  level: Level = 0.95,
 ) -> Answer:
   """Predict the loss of sizes and tokens, schedules, plans.
 
   Args:
     workdirs: predict these runs as they are planned.
-    schedule: predict this schedule.
-    law: the law.
     average_parameters: N, as the law counts it.
     tokens: D; each is predicted with each N.
-    level: the level of the intervals.
   """
   from jax_sparse_pretrain.analysis.plans.caveats import caveats
 

@@ -38,8 +38,6 @@ def plan(
   """Plan runs for a budget, a loss to reach, or a size to deploy.
 
   Args:
-    law: the law.
-    planned: the arguments of `plan_run`.
     twins: print the commands of the dense twins as well.
   """
   from jax_sparse_pretrain.analysis.plans.text import plan_text
@@ -81,14 +79,12 @@ def simulate(
   """Draw a table of runs from a law, with noise.
 
   Args:
-    law: the law.
     linear_parameters: the dense sizes.
     tokens: D; each is taken with each size.
     sparsity: the final sparsities by the default schedule; each is taken with
       each size.
     noise: the standard deviation of log loss.
     seed: the seed of the noise.
-    out: the file to write.
   """
   given = law.read()
   check_not_negative(seed=seed)

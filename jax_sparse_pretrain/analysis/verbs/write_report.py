@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from jax_sparse_pretrain import analysis, storage
 from jax_sparse_pretrain.analysis.averages import Average, read_averages
-from jax_sparse_pretrain.analysis.command import Answer, verb
+from jax_sparse_pretrain.analysis.command import Answer, Level, verb
+from jax_sparse_pretrain.analysis.report import Picture, Report, report_html
 from jax_sparse_pretrain.analysis.runs_table import Runs
 from jax_sparse_pretrain.analysis.verbs.arguments import (
   FEWEST_RUNS,
@@ -26,22 +27,16 @@ def report(
   resamples: AskedResamples,
   out: str,
   command: str,
-  level: float = 0.95,
+  level: Level = 0.95,
   title: str = 'Report on pre-training runs',
 ) -> Answer:
   """One page of HTML on runs: law, intervals, comparison, pictures.
 
   Args:
-    runs: the runs.
-    law: how to fit.
-    resamples: how to resample.
-    out: the file to write.
-    command: the command on the page.
-    level: the level of the intervals.
     title: the title of the page.
   """
   page = make_report(runs, law, resamples, level, title, command)
-  text = analysis.report_html(page)
+  text = report_html(page)
   return Answer(
     {
       'title': title,
@@ -63,11 +58,10 @@ def make_report(
   level: float,
   title: str,
   command: str,
-):
-  """Fits, compares and draws; returns a `Report`."""
+) -> Report:
+  """Fits, compares and draws."""
   # Only here, so that --help answers at once.
   from jax_sparse_pretrain.analysis.plots import sparsity
-  from jax_sparse_pretrain.analysis.report import Report
 
   check_level(level)
   runs = asked.load()
@@ -102,21 +96,15 @@ def make_report(
   )
 
 
-def _picture(*parts):
-  from jax_sparse_pretrain.analysis.report import Picture
-
-  return Picture(*parts)
-
-
 def _of_law(
   runs: Runs, known: KnownLaw | None, kind: str, level: float
-) -> Iterator:
+) -> Iterator[Picture]:
   if known is None:
     return
   from jax_sparse_pretrain.analysis.plots.isoflops import round_budgets
 
   fit, resamples = known.fit, known.resamples
-  yield _picture(
+  yield Picture(
     analysis.plot_law(runs, fit, kind),
     'Loss over parameters and over tokens. Lines are the law, at the values '
     'beside them; the band is the root mean square of the residuals.',
@@ -124,7 +112,7 @@ def _of_law(
     f'fitted law, and residuals of {100 * fit.log_rmse:.2f} % on average.',
   )
   if resamples:
-    yield _picture(
+    yield Picture(
       analysis.plot_coefficients(
         fit, resamples, known.intervals['profile'], level
       ),
@@ -136,7 +124,7 @@ def _of_law(
   # Without one of its terms a law has no optimum.
   if all(fit.law.as_dict()[name] for name in ('A', 'B', 'alpha', 'beta')):
     budgets = round_budgets(training_flops(fit.parameters, fit.tokens))
-    yield _picture(
+    yield Picture(
       analysis.plot_isoflops(fit, budgets, runs, kind),
       'Loss over model size at equal compute C = 6 N D. Points '
       'have the colour of their own compute.',
@@ -144,7 +132,7 @@ def _of_law(
     )
 
 
-def _of_kinds(runs: Runs, comparison) -> Iterator:
+def _of_kinds(runs: Runs, comparison) -> Iterator[Picture]:
   """The laws of the comparison: other laws that fit as well differ."""
   found = {law.name: law for law in comparison.laws} if comparison else {}
   laws = {
@@ -153,7 +141,7 @@ def _of_kinds(runs: Runs, comparison) -> Iterator:
     if f'{kind} N' in found
   }
   if laws:
-    yield _picture(
+    yield Picture(
       analysis.plot_predicted(runs, laws),
       'Each law is fitted to all runs; its residuals, measured above '
       'predicted, below. Where the right parameters are counted, no sparsity '
@@ -163,9 +151,9 @@ def _of_kinds(runs: Runs, comparison) -> Iterator:
     )
 
 
-def _of_averages(averages: Sequence[Average]) -> Iterator:
+def _of_averages(averages: Sequence[Average]) -> Iterator[Picture]:
   if averages:
-    yield _picture(
+    yield Picture(
       analysis.plot_density(averages),
       'Nonzero share of the linear parameters; beside it the average.',
       f'Density of {len(averages)} runs over tokens and over compute.',

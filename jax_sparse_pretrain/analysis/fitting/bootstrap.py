@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jax_sparse_pretrain.analysis.fitting import starts
+from jax_sparse_pretrain.analysis.fitting import search
 from jax_sparse_pretrain.analysis.fitting.design import (
   NAMES,
   SAME_COUNT,
@@ -224,11 +224,11 @@ def _refit(problem, theta, delta, weights, rng):
   """
   everyone = np.ones(len(weights), bool)
   found, f = minimise(theta, problem, delta, weights)
-  own = starts.projected(problem, weights, theta)
+  own = search.projected(problem, weights, theta)
   before, after = (
     np.maximum(each[:, problem.n_sizes :], 1e-9) for each in (own, found)
   )
-  axes = np.log(starts.coarse_axes(problem))
+  axes = np.log(search.coarse_axes(problem))
   far = (np.abs(np.log(before / after)) > axes[:, 1] - axes[:, 0]).any(axis=1)
   far[::PROBE_EVERY] = True
   data = (problem, delta, weights)

@@ -23,6 +23,8 @@ from jax_sparse_pretrain.analysis.fitting.solver import descend, minimise
 
 # The best grid points, and a spread over the rest.
 N_BEST, EVERY = 12, 11
+# Starts that must find the optimum of a law of three exponents or more.
+N_AGREE = 3
 # Two optima are one if their objectives agree to this part, or are both of
 # rounding alone.
 SAME, NOTHING = 1e-9, 1e-24
@@ -50,13 +52,14 @@ def lowest(problem: Problem, delta: float) -> tuple[np.ndarray, float]:
   data give the same answer to the bit.
   """
   ranked = starts.ranked(problem, delta)
-  begin = ranked[:N_BEST]
+  begin, n_agree = ranked[:N_BEST], N_AGREE
   # With more exponents the spread takes ten times the time of the best.
   if len(problem.bounds) < 3:
     begin = np.concatenate([begin, ranked[N_BEST::EVERY]])
+    n_agree = len(begin)
   theta, f = minimise(begin, problem, delta)
   best, low = theta[f.argmin()], f.min()
-  if (f <= low * (1 + SAME) + NOTHING).all():
+  if (f <= low * (1 + SAME) + NOTHING).sum() >= n_agree:
     return best, float(low)
   rng, fruitless = np.random.default_rng(0), 0
   while fruitless < PATIENCE:

@@ -45,7 +45,7 @@ def ranked(
 
   Args:
     problem: the data.
-    delta: of the Huber loss.
+    delta: where the Huber loss turns from a parabola to a line.
     exponents: (g, p); those of `grid` by default.
   """
   exponents = grid(problem) if exponents is None else exponents
@@ -67,7 +67,7 @@ def projected(
 
   Args:
     problem: the data, m rows.
-    weights: of the rows, (n, m).
+    weights: the weight of each row, (n, m).
     otherwise: start of last resort, (k,).
   """
   exponents = _product(coarse_axes(problem))

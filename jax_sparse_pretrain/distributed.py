@@ -458,12 +458,15 @@ class _Watch:
   def _aborted(self, number: int) -> None:
     """The runtime has said why, and is about to end this process."""
     del number
-    if self._end is not None:  # Others were lost when all was done.
-      _leave(*self._end)
-    time.sleep(2 * _POLL_SECONDS)  # The poll may be about to tell more.
     self._disconnected('the runtime names them above')
 
   def _disconnected(self, reason: str) -> NoReturn:
+    """Ends this process, which can no longer ask who is alive."""
+    if self._end is None:
+      # The poll may tell more, and who is being killed may answer for a while.
+      time.sleep(2 * _POLL_SECONDS)
+    if self._end is not None:  # Others were lost when all was done.
+      _leave(*self._end)
     address = _state.coordinator_address
     if answers(address):
       self._lost([], reason)

@@ -12,8 +12,8 @@ class Chip(NamedTuple):
 
   Attributes:
     peak_flops: FLOP/s in dense bfloat16.
-    memory: bytes; a part of it is the runtime's.
-    source: where the two are published.
+    memory: bytes, of which the runtime takes a part.
+    source: where these numbers are published.
   """
 
   peak_flops: float
@@ -24,7 +24,7 @@ class Chip(NamedTuple):
 _TPU = 'https://docs.cloud.google.com/tpu/docs/'
 _NVIDIA = 'https://www.nvidia.com/en-us/data-center/'
 
-# Matched as substrings of `jax.Device.device_kind`, first match wins.
+# The first key that is a part of `jax.Device.device_kind` names the chip.
 CHIPS = {
   'B200': Chip(2.25e15, 180 * GIB, f'{_NVIDIA}dgx-b200/'),
   'H200': Chip(989e12, 141 * GIB, f'{_NVIDIA}h200/'),
@@ -43,17 +43,17 @@ CHIPS = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-  """The chip, or None for one that is not in the table."""
+  """The chip, or None if it is not in the table."""
   return next((chip for k, chip in CHIPS.items() if k in device_kind), None)
 
 
 def peak_flops(device_kind: str) -> float | None:
-  """Peak of one device, or None for one that is not in the table."""
+  """Peak FLOP/s of one device, or None if it is not in the table."""
   chip = chip_of(device_kind)
   return chip and chip.peak_flops
 
 
 def peak_of_mesh(mesh: Mesh, given: float = 0.0) -> float | None:
-  """Peak of all devices: of one as given, or as the table has it."""
+  """Peak FLOP/s of all devices, from that of one: as given, or the table's."""
   peak = given or peak_flops(mesh.devices.flat[0].device_kind)
   return peak and peak * mesh.size

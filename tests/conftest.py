@@ -68,9 +68,10 @@ def _caches(module) -> bool:
 
 def pytest_deselected(items):
   config = items[0].config
-  config.stash[LEFT_OUT] = config.stash.get(LEFT_OUT, 0) + sum(
-    any(item.iter_markers('slow')) for item in items
-  )
+  is_default = config.option.markexpr == 'not slow'
+  # Not what -k leaves out, of which some tests are slow and some are not.
+  if is_default and all(any(i.iter_markers('slow')) for i in items):
+    config.stash[LEFT_OUT] = len(items)
 
 
 def pytest_sessionfinish(session):
@@ -82,9 +83,8 @@ def pytest_sessionfinish(session):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
-  node.config.stash[LEFT_OUT] = getattr(node, 'workeroutput', {}).get(
-    'left_out', 0
-  )
+  if count := getattr(node, 'workeroutput', {}).get('left_out'):
+    node.config.stash[LEFT_OUT] = count
 
 
 def pytest_terminal_summary(terminalreporter, config):

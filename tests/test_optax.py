@@ -234,10 +234,11 @@ def test_masks_carry_the_axis_names_of_flax():
   }
   tx = pruning.wrap(optax.adam(0.05), **ONCE, sparsity=0.5)
   specs = nn.get_partition_spec(jax.eval_shape(tx.init, boxed))
-  assert specs.masks == {
-    'w': PartitionSpec('in', 'out'),
-    'b': optax.MaskedNode(),
-  }
+  assert specs.masks['w'] == PartitionSpec('in', 'out')
+  mesh = jax.make_mesh((4, 2), ('in', 'out'), axis_types=(AxisType.Auto,) * 2)
+  at = nn.logical_to_mesh_sharding(specs, mesh, (('in', 'in'), ('out', 'out')))
+  state = jax.jit(tx.init, out_shardings=at)(boxed)
+  assert state.masks['w'].value.sharding.spec == PartitionSpec('in', 'out')
 
 
 def test_a_scan_over_steps_is_the_loop():

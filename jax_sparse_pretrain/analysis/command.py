@@ -136,10 +136,10 @@ def _group(parser, part: Callable | From):
 
 
 def _add_flag(
-  parser, name: str, parameter: inspect.Parameter, help: str | None
-):
+  parser, name: str, parameter: inspect.Parameter, text: str | None
+) -> None:
   options = _options(parameter.annotation)
-  about = (help or options.get('help', '')) + _shown(parameter.default)
+  about = (text or options.get('help', '')) + _shown(parameter.default)
   options['help'] = about.replace('%', '%%')
   if options.get('action') != 'store_true' and 'choices' not in options:
     options.setdefault('metavar', name.upper())

@@ -24,8 +24,8 @@ class Corpus(NamedTuple):
   """Two splits, neither empty, and what identifies them.
 
   Attributes:
-    fingerprint: for JSON; equal for equal documents in equal order, wherever
-      they lie.
+    fingerprint: values for JSON. They are equal for equal documents in equal
+      order, wherever the documents lie.
   """
 
   train: Documents

@@ -22,15 +22,15 @@ from jax_sparse_pretrain import config, storage
 
 _Opened = tuple['FileDocuments', 'FileDocuments', dict[str, Any]]
 
-# Not Python's library: packages installed beside it, its tests, and modules
-# that its build generates, which differ between machines.
+# Left out of Python's library: packages installed beside it, its tests, and
+# modules that its build generates, which differ between machines.
 _NOT_STDLIB = {'site-packages', 'dist-packages', '__pycache__'}
 _NOT_STDLIB |= {'test', 'tests', 'idle_test'}
 _GENERATED = ('config-', '_sysconfigdata_')
 
 
 class Fetched:
-  """A file of an object store, read once: each document would be a request."""
+  """A file of an object store, read once: not a request for each document."""
 
   def __init__(self, path: pathlib.Path):
     self._path, self.suffix = path, path.suffix
@@ -59,7 +59,7 @@ def open_stdlib(data: config.Data) -> _Opened:
 
 
 def open_text(data: config.Data) -> _Opened:
-  """UTF-8 files, a document each, and .jsonl files, a document a line."""
+  """UTF-8 files of one document, and .jsonl files with a document on a line."""
   read = functools.partial(_text, data.text_feature)
   where = f'data.path = {data.path!r}'
   return _open(_files_matching(data.path), read, data, where)
@@ -89,7 +89,7 @@ class FileDocuments:
 
 
 class _Split:
-  """The documents of one split as they are found."""
+  """Collects the documents of one split as they are found."""
 
   def __init__(self):
     self._spans = array.array('q')
@@ -147,7 +147,7 @@ def _open(
 def _documents(
   path: Path, read: Callable, piece_bytes: int, where: str
 ) -> Iterator[tuple[str, int, int, bytes]]:
-  """Yields suffix to the file's name, first byte, size, text as UTF-8."""
+  """Yields the suffix to the file's name, first byte, size, text as UTF-8."""
   suffix = ''
   try:
     for suffix, start, raw in _spans(path, piece_bytes):
@@ -178,9 +178,9 @@ def _spans(path: Path, piece_bytes: int) -> Iterator[tuple[str, int, bytes]]:
 
 
 def _pieces(raw: bytes, piece_bytes: int) -> Iterator[bytes]:
-  """The whole, or whole lines of it that are just not less than asked.
+  """The whole file, or pieces of whole lines with at least so many bytes.
 
-  A line feed is no part of another character in UTF-8.
+  In UTF-8 the byte of a line feed is never a part of another character.
   """
   start = 0
   while start < len(raw):

@@ -44,16 +44,18 @@ def train_batches(
     context_length: predictions a row.
     streams: must divide `batch_size`.
     seed: not negative.
-    prefetch: batches that a thread prepares ahead; 0: no thread.
-    rows: rows of the global batch to produce, in this order; default: all.
+    prefetch: number of batches that a thread prepares ahead; with 0 there is
+      no thread.
+    rows: the rows of the global batch to produce, in this order; all by
+      default.
 
   Returns:
     An iterator whose state is `{'streams': {'0': [document, token], ...}}`:
     for each stream the document, counted over all epochs, and the token in it
     where the next row begins. The `'streams'` of several processes may be
     merged into one; a stream that this process does not read is ignored.
-    Call its `close()` when done: a thread still at work when the interpreter
-    exits can abort it.
+    Call its `close()` when done: a thread that is still at work when the
+    interpreter exits can abort it.
 
   Raises:
     ConfigError: if there are fewer documents than streams.
@@ -78,7 +80,7 @@ def train_batches(
 
 
 def merge_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-  """Of the iterators of several processes: what any of them can go on from."""
+  """Merges the states of several processes; any of them can resume from it."""
   streams = {k: at for state in states for k, at in state['streams'].items()}
   return {'streams': dict(sorted(streams.items(), key=lambda x: int(x[0])))}
 
@@ -96,7 +98,7 @@ def evaluation_rows(
     int32 [n_rows, context_length + 1]. Reads no more documents than it needs.
 
   Raises:
-    ConfigError: if the documents are used up before.
+    ConfigError: if the documents have too few tokens.
   """
   shuffled = _shuffled(documents, tokenizer, _EVALUATION_SEED)
   needed = n_rows * context_length + 1

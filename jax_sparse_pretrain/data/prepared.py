@@ -30,7 +30,7 @@ class TfdsDocuments:
     return len(self._examples)
 
   def __getitem__(self, index: int) -> str:
-    index = range(len(self))[index]  # IndexError, as of any sequence.
+    index = range(len(self))[index]  # Raises IndexError, as sequences do.
     return self._examples[index][self._feature].decode()
 
 

@@ -105,7 +105,7 @@ def load_tokenizer(data: config.Data) -> Tokenizer:
   where = f'data.tokenizer_path = {data.tokenizer_path!r}'
   try:
     model = storage.as_path(data.tokenizer_path).read_bytes()
-  except Exception as error:  # Of object stores, many kinds.
+  except Exception as error:  # Object stores raise many kinds.
     raise config.ConfigError(
       f'{where}: must name a {data.tokenizer} model file '
       f'({schema.one_line(error)})'

@@ -1,4 +1,7 @@
-"""The decoder, and parameter and FLOP counts from its shapes.
+"""The model: a decoder, and parameter and FLOP counts from its shapes.
 
-No imports here: `counts` must work without JAX.
+`decoder` is Flax and may be changed freely as long as `counts` follows, which
+tests compare with the real parameters. The names of parameters are a promise:
+masks, histories and checkpoints use them. Nothing is imported here, since the
+analysis reads `counts` without JAX.
 """

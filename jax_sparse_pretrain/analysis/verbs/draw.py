@@ -98,10 +98,6 @@ def coefficients(
 ) -> Answer:
   """Intervals and correlations of the coefficients."""
   check_level(level)
-  if fit.law and resamples != AskedResamples():
-    raise ValueError(
-      '--bootstrap, --seed, --group: nothing is drawn with --law'
-    )
   found = None if fit.law else runs.load()
   given = fit.find(runs, found, resamples.changed)
   if given.fit is None:

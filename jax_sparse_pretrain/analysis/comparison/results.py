@@ -16,15 +16,18 @@ SMALL_BIAS = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Bias:
-  """Mean error of a law at one sparsity, in log loss.
+  """The mean error of a law at one sparsity, in log loss.
 
   Attributes:
-    sparsity: of these runs.
+    sparsity: that of these runs.
     n_runs: how many.
-    in_sample: fitted to all runs.
-    standard_error: of `in_sample`, from the scatter; None below three runs.
-    one_sparsity_out: fitted to all other sparsities; None if not possible.
-    dense_to_sparse: fitted to dense runs; None if not possible, and at 0.
+    in_sample: the error of the law fitted to all runs.
+    standard_error: that of `in_sample`, from the scatter; None for fewer than
+      three runs.
+    one_sparsity_out: the error of the law fitted to all other sparsities; None
+      where that is not possible.
+    dense_to_sparse: the error of the law fitted to dense runs; None where that
+      is not possible, and for dense runs.
   """
 
   sparsity: float
@@ -48,16 +51,17 @@ class ComparedLaw:
   """What one law makes of the runs; None where there is no answer.
 
   Attributes:
-    name: of the candidate.
-    formula: of the loss.
+    name: the name of its form.
+    formula: the loss in words of the coefficients.
     n_coefficients: k.
     coefficients: fitted to all runs; of fits that are equally good, those of
       least squared error.
     objective: sum of Huber losses over all runs.
     in_sample: root mean square error over all runs, in log loss.
-    one_sparsity_out: the same, each run predicted without its sparsity.
-    largest_compute_out: of the runs with the largest compute, from others.
-    dense_to_sparse: of sparse runs, from dense ones.
+    one_sparsity_out: the same, each run predicted from the other sparsities.
+    largest_compute_out: the same over the runs with the largest compute,
+      predicted from the others.
+    dense_to_sparse: the same over sparse runs, predicted from dense ones.
     aicc: Akaike's criterion, corrected for few runs.
     bic: Bayes' criterion. Both take log errors as independent and normal, at
       the coefficients fitted here, which minimise Huber losses instead: so
@@ -88,7 +92,7 @@ class Comparison:
   Attributes:
     laws: those that could be fitted, without an extra coefficient first.
     n_runs: how many there are.
-    delta: of the Huber loss.
+    delta: that of the Huber loss.
     tests: name of each test out of sample -> which runs it predicts.
     notes: sentences on what is missing, and why.
   """

@@ -37,11 +37,11 @@ ROUNDING = 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class Bootstrap:
-  """Laws of the resamples.
+  """The laws of the resamples.
 
   Attributes:
     laws: E, A, B, alpha, beta of each, (n, 5).
-    objectives: of each fit, (n,).
+    objectives: the objective of each fit, (n,).
     counts: how often each given row was drawn, (n, m), in canonical order.
     unidentified: coefficients which a resample leaves open, (n, 5), bool.
     n_groups: how many runs, or groups of them, were drawn from.
@@ -144,9 +144,9 @@ def bootstrap(
   Args:
     design: the data, for Chinchilla's law.
     theta: the optimum of the data, (5,), where the resamples start.
-    delta: of the Huber loss.
+    delta: where the Huber loss turns from a parabola to a line.
     n_resamples: how many.
-    seed: of the draws, which do not depend on the order of the given rows.
+    seed: the seed of the draws; the order of the given rows does not matter.
 
   Raises:
     ValueError: for a number of resamples that is not whole, or not from 1 to

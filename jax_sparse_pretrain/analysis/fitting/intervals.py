@@ -52,8 +52,8 @@ def profile_intervals(
   Args:
     design: the data.
     theta: the optimum, in the units of the design, (k,).
-    delta: of the Huber loss.
-    level: of confidence, in (0, 1).
+    delta: where the Huber loss turns from a parabola to a line.
+    level: the level of confidence, in (0, 1).
   """
   problem, delta = design.problem, max(delta, SMALLEST_DELTA)
   k, n_sizes = len(theta), problem.n_sizes

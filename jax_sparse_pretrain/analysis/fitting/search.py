@@ -60,7 +60,7 @@ def ranked(
 
   Args:
     problem: the data.
-    delta: of the Huber loss.
+    delta: where the Huber loss turns from a parabola to a line.
     exponents: (g, p); those of `grid` by default.
   """
   exponents = grid(problem) if exponents is None else exponents
@@ -82,7 +82,7 @@ def projected(
 
   Args:
     problem: the data, m rows.
-    weights: of the rows, (n, m).
+    weights: the weight of each row, (n, m).
     otherwise: start of last resort, (k,).
   """
   exponents = _product(coarse_axes(problem))
@@ -179,6 +179,8 @@ def _eliminated(moments, targets):
 
 # The best grid points, and a spread over the rest.
 N_BEST, EVERY = 12, 11
+# Starts that must find the optimum of a law of three exponents or more.
+N_AGREE = 3
 # Two optima are one if their objectives agree to this part, or are both of
 # rounding alone.
 SAME, NOTHING = 1e-9, 1e-24
@@ -206,13 +208,14 @@ def lowest(problem: Problem, delta: float) -> tuple[np.ndarray, float]:
   data give the same answer to the bit.
   """
   starts = ranked(problem, delta)
-  begin = starts[:N_BEST]
+  begin, n_agree = starts[:N_BEST], N_AGREE
   # With more exponents the spread takes ten times the time of the best.
   if len(problem.bounds) < 3:
     begin = np.concatenate([begin, starts[N_BEST::EVERY]])
+    n_agree = len(begin)
   theta, f = minimise(begin, problem, delta)
   best, low = theta[f.argmin()], f.min()
-  if (f <= low * (1 + SAME) + NOTHING).all():
+  if (f <= low * (1 + SAME) + NOTHING).sum() >= n_agree:
     return best, float(low)
   rng, fruitless = np.random.default_rng(0), 0
   while fruitless < PATIENCE:

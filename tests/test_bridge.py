@@ -36,9 +36,9 @@ from jax_sparse_pretrain.pruning.jaxpruner import (
 )
 from jax_sparse_pretrain.runs import checkpoint
 from jax_sparse_pretrain.schedule import PruningSchedule
-from jax_sparse_pretrain.training import loss as loss_lib
 from jax_sparse_pretrain.training import optimizer as optimizer_lib
 from jax_sparse_pretrain.training import recipe, step
+from jax_sparse_pretrain.training import step as step_lib
 
 SMOKE = pathlib.Path(__file__).parents[1] / 'configs' / 'smoke.py'
 
@@ -153,7 +153,7 @@ class Smoke:
     self.kernels = recipe.model_kernels(config.model)
     self.pruner = make_pruner(algorithm, self.kernels)
     self.tx = optimizer_lib.make_optimizer(config.optimizer)
-    loss = loss_lib.make_loss_fn(
+    loss = step_lib.make_loss_fn(
       lambda params, tokens: self.model.apply({'params': params}, tokens), 0.0
     )
     self.step = jax.jit(step.make_train_step(loss, self.tx, self.pruner))

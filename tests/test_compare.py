@@ -18,7 +18,7 @@ from jax_sparse_pretrain.analysis import (
 )
 from jax_sparse_pretrain.analysis.__main__ import main
 from jax_sparse_pretrain.analysis.comparison import splits
-from jax_sparse_pretrain.analysis.comparison_words import verdict
+from jax_sparse_pretrain.analysis.comparison.results import verdict
 from jax_sparse_pretrain.analysis.fitting import forms
 from jax_sparse_pretrain.analysis.runs_table import NUMBERS
 from jax_sparse_pretrain.analysis.verbs.compare_runs import render

@@ -112,7 +112,6 @@ PARTS = {
   'runs/workdir.py': {'config', 'schema', 'storage'},
   'runs/snapshots.py': {'storage'},
   'training/step.py': {'pruning'},
-  'training/loss.py': set(),
 }
 ONLY_NUMPY = (
   'schedule',

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from jax_sparse_pretrain.config import Model
 from jax_sparse_pretrain.model import counts, decoder
-from jax_sparse_pretrain.training import loss as loss_lib
+from jax_sparse_pretrain.training import step as step_lib
 
 SMALL = Model(
   vocab_size=48,
@@ -46,7 +46,7 @@ def unstack(params, n_layers):
 
 def loss_and_gradients(config, params):
   model = decoder.Decoder(config)
-  loss_fn = loss_lib.make_loss_fn(lambda p, t: model.apply({'params': p}, t))
+  loss_fn = step_lib.make_loss_fn(lambda p, t: model.apply({'params': p}, t))
   grad_fn = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
   return grad_fn(params, some_rows(config))
 
@@ -201,7 +201,7 @@ def test_the_head_multiplies_narrow_numbers_forward_and_backward():
   """
   config = dataclasses.replace(SMALL, compute_dtype='bfloat16')
   model, params = init(config)
-  loss_fn = loss_lib.make_loss_fn(lambda p, t: model.apply({'params': p}, t))
+  loss_fn = step_lib.make_loss_fn(lambda p, t: model.apply({'params': p}, t))
   gradient = jax.jit(jax.grad(loss_fn, has_aux=True))
   text = gradient.lower(params, some_rows(config)).as_text()
   products = re.findall(r'dot_general.* : \((.*)\) -> tensor<(.*)>', text)
@@ -233,8 +233,8 @@ def test_z_loss_adds_the_mean_squared_log_normaliser():
   def apply(p, tokens):
     return model.apply({'params': p}, tokens)
 
-  plain, _ = loss_lib.make_loss_fn(apply)(params, rows)
-  total, metrics = loss_lib.make_loss_fn(apply, z_loss=0.1)(params, rows)
+  plain, _ = step_lib.make_loss_fn(apply)(params, rows)
+  total, metrics = step_lib.make_loss_fn(apply, z_loss=0.1)(params, rows)
   logits = np.asarray(apply(params, rows[:, :-1]), np.float64)
   log_z = np.log(np.exp(logits).sum(-1))
   assert total - plain == pytest.approx(0.1 * (log_z**2).mean(), rel=1e-5)

@@ -26,18 +26,23 @@ from jax_sparse_pretrain.analysis import (
   write_runs,
 )
 from jax_sparse_pretrain.analysis.__main__ import main
-from jax_sparse_pretrain.analysis.plots import labels, sparsity, style
+from jax_sparse_pretrain.analysis.plots import labels, style
 from jax_sparse_pretrain.analysis.plots.coefficient_picture import (
   plot_coefficients,
 )
 from jax_sparse_pretrain.analysis.plots.density_picture import plot_density
+from jax_sparse_pretrain.analysis.plots.experiment_pictures import (
+  plot_schedules,
+)
 from jax_sparse_pretrain.analysis.plots.isoflop_picture import (
   plot_isoflops,
   round_budgets,
 )
-from jax_sparse_pretrain.analysis.plots.law_picture import levels, plot_law
-from jax_sparse_pretrain.analysis.plots.prediction_picture import plot_predicted
-from jax_sparse_pretrain.analysis.plots.schedule_picture import plot_schedules
+from jax_sparse_pretrain.analysis.plots.law_picture import (
+  levels,
+  plot_law,
+  plot_predicted,
+)
 from jax_sparse_pretrain.planning import plan
 
 DRAW_SCHEDULES = pathlib.Path(__file__).parents[1] / 'docs/draw_schedules.py'
@@ -530,7 +535,7 @@ def test_text_in_any_colour_of_the_scale_can_be_read():
 
 
 def test_unknown_sparsity_is_grey_among_known_ones():
-  first, second, third = sparsity.colours(np.array([0.0, np.nan, 0.5]))
+  first, second, third = labels.colours(np.array([0.0, np.nan, 0.5]))
   assert len({first[1], third[1]}) == 2
   assert second[0] == second[1] == second[2]
 

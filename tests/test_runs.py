@@ -7,7 +7,7 @@ import pytest
 from written import COUNTS, DENSE, STEPS, TOKENS_PER_STEP, per_step, write_run
 
 from jax_sparse_pretrain.analysis import load_runs, write_runs
-from jax_sparse_pretrain.analysis.expressions import evaluate
+from jax_sparse_pretrain.analysis.csv_table import evaluate
 from jax_sparse_pretrain.analysis.runs_table import COLUMNS, NUMBERS
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / 'published_runs'

@@ -9,9 +9,9 @@ import tiny
 
 from jax_sparse_pretrain import hardware, pruning
 from jax_sparse_pretrain.config import Optimizer
-from jax_sparse_pretrain.training import loss as loss_lib
 from jax_sparse_pretrain.training import optimizer as optimizer_lib
 from jax_sparse_pretrain.training import recipe, step
+from jax_sparse_pretrain.training import step as step_lib
 
 KERNELS = {'dense/kernel': pruning.Kernel((6, 4), stacked=False)}
 CONFIG = Optimizer(peak_lr=0.1, weight_decay=0.1, clip_norm=0.5)
@@ -343,7 +343,7 @@ def test_unigram_loss_is_the_entropy_of_the_targets():
   rows = np.array([[9, 0, 0, 1], [9, 0, 2, 0]])
   p = np.array([4, 1, 1]) / 6
   expected = -(p * np.log(p)).sum()
-  assert loss_lib.unigram_loss(rows) == pytest.approx(expected)
+  assert step_lib.unigram_loss(rows) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize('batch_size', [1, 3, 4, 7, 10])
@@ -351,7 +351,7 @@ def test_evaluation_counts_every_row_once_whatever_the_batch(batch_size):
   rows = np.random.default_rng(0).integers(0, 5, size=(7, 9)).astype(np.int32)
   table = jnp.asarray(np.random.default_rng(1).normal(size=(5, 5)), jnp.float32)
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  row_losses = loss_lib.make_row_losses(
+  row_losses = step_lib.make_row_losses(
     lambda params, tokens: params[tokens],
     params_sharding=here,
     rows_sharding=here,
@@ -359,7 +359,7 @@ def test_evaluation_counts_every_row_once_whatever_the_batch(batch_size):
   )
   log_p = np.log(np.exp(table) / np.exp(table).sum(-1, keepdims=True))
   expected = -log_p[rows[:, :-1], rows[:, 1:]].mean()
-  ours = loss_lib.evaluate(row_losses, table, rows, batch_size, here)
+  ours = step_lib.evaluate(row_losses, table, rows, batch_size, here)
   assert ours == pytest.approx(expected, rel=1e-6)
 
 

@@ -13,7 +13,7 @@ from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain import schema
 from jax_sparse_pretrain.sweep import prefixes
 from jax_sparse_pretrain.sweep.sweep_file import Run
-from jax_sparse_pretrain.training import optimizer, program_keys, recipe, setup
+from jax_sparse_pretrain.training import jitted, optimizer, recipe, setup
 
 WSD = {'schedule': 'warmup_stable_decay', 'warmup_steps': 5}
 
@@ -189,7 +189,7 @@ def test_runs_share_steps_only_if_all_but_their_controls_are_equal(name):
   ours = tiny_config()
   theirs = altered(ours, name)
   assert ours != theirs
-  is_same = program_keys.prefix_key(ours) == program_keys.prefix_key(theirs)
+  is_same = jitted.prefix_key(ours) == jitted.prefix_key(theirs)
   assert is_same == (name in MAY_DIFFER)
 
 
@@ -199,9 +199,7 @@ def test_runs_share_steps_only_if_all_but_their_controls_are_equal(name):
 ])  # fmt: skip
 def test_dense_runs_are_alike_whatever_their_pruning_would_be(name):
   ours = tiny_config(pruning={'sparsity': 0.0})
-  is_same = program_keys.prefix_key(ours) == program_keys.prefix_key(
-    altered(ours, name)
-  )
+  is_same = jitted.prefix_key(ours) == jitted.prefix_key(altered(ours, name))
   assert is_same == (name != 'pruning.sparsity')
 
 
@@ -214,13 +212,13 @@ def test_jaxpruner_shares_no_step_and_few_programs():
     }
     return tiny_config(**{'pruning': upstream, **changes})
 
-  assert program_keys.prefix_key(of()) is None
-  assert program_keys.program_key(of()) == program_keys.program_key(
+  assert jitted.prefix_key(of()) is None
+  assert jitted.program_key(of()) == jitted.program_key(
     of(checkpoint={'every': 3})
   )
   longer = of(duration={'value': 31})  # and so is its ramp
-  assert program_keys.program_key(of()) != program_keys.program_key(longer)
-  assert program_keys.program_key(of()) != program_keys.program_key(of(seed=1))
+  assert jitted.program_key(of()) != jitted.program_key(longer)
+  assert jitted.program_key(of()) != jitted.program_key(of(seed=1))
 
 
 def lowered(config):
@@ -253,7 +251,7 @@ def test_runs_of_one_key_have_one_program(pruning):
     evaluation={'rows': 8, 'every': 7},
     logging={'every': 7},
   )
-  assert program_keys.program_key(ours) == program_keys.program_key(theirs)
+  assert jitted.program_key(ours) == jitted.program_key(theirs)
   assert lowered(ours) == lowered(theirs)
 
 
@@ -261,7 +259,7 @@ def test_random_scores_have_their_seed_in_the_program():
   ours, theirs = (
     tiny_config(seed=seed, pruning={'algorithm': 'random'}) for seed in (0, 1)
   )
-  assert program_keys.program_key(ours) != program_keys.program_key(theirs)
+  assert jitted.program_key(ours) != jitted.program_key(theirs)
   assert lowered(ours) != lowered(theirs)
 
 
@@ -273,7 +271,8 @@ def test_programs_are_shared_and_seeds_are_not():
   )
   for each in (one, two, sparse):
     each.batches.close()
-  assert one.train_step is two.train_step is not sparse.train_step
+  first, second, third = (each.programs for each in (one, two, sparse))
+  assert first is second is not third
   assert len(cache) == 2
   alone = setup.set_up(tiny_config(seed=2, pruning={'sparsity': 0.0}))
   alone.batches.close()

@@ -18,12 +18,12 @@ from .loading import load_runs as load_runs
 from .next_runs import RunPlans as RunPlans
 from .next_runs import plan_run as plan_run
 from .plots.coefficient_picture import plot_coefficients as plot_coefficients
-from .plots.contrast_picture import plot_contrasts as plot_contrasts
 from .plots.density_picture import plot_density as plot_density
+from .plots.experiment_pictures import plot_contrasts as plot_contrasts
+from .plots.experiment_pictures import plot_schedules as plot_schedules
 from .plots.isoflop_picture import plot_isoflops as plot_isoflops
 from .plots.law_picture import plot_law as plot_law
-from .plots.prediction_picture import plot_predicted as plot_predicted
-from .plots.schedule_picture import plot_schedules as plot_schedules
+from .plots.law_picture import plot_predicted as plot_predicted
 from .ranking import Noise as Noise
 from .ranking import Ranking as Ranking
 from .ranking import rank_schedules as rank_schedules

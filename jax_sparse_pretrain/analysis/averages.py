@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jax_sparse_pretrain import history, storage
-from jax_sparse_pretrain.analysis.discovery import MARK, find_begun
 from jax_sparse_pretrain.analysis.training_log import (
+  MARK,
+  find_begun,
   logged_steps,
   phases_in_steps,
   read_json,

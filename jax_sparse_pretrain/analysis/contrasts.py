@@ -31,13 +31,13 @@ class Contrast:
     block: its name; empty if the experiment has no blocks.
     arm: its name.
     reference: name of the arm it is held against.
-    seeds: that both have.
+    seeds: the seeds that both arms have.
     differences: loss of the arm less that of the reference, by seed, in nats.
-    reference_loss: mean over seeds, in nats.
+    reference_loss: mean loss of the reference over the seeds, in nats.
     average_off: N_avg of the arm over that of the reference, less 1.
-    tokens_off: the same of tokens.
-    final_parameters: of the arm; NaN if not known.
-    reference_final_parameters: likewise.
+    tokens_off: tokens of the arm over those of the reference, less 1.
+    final_parameters: those of the arm; NaN if not known.
+    reference_final_parameters: those of the reference, likewise.
   """
 
   block: str
@@ -57,9 +57,9 @@ class Contrast:
     return float(np.mean(self.differences))
 
   def interval(self, level: float = 0.95) -> tuple[float, float]:
-    """Of the mean, by Student's t over seeds; infinite for one seed.
+    """The interval of the mean, by Student's t; infinite for one seed.
 
-    On its own: of several, one in twenty misses at 95 %.
+    It is for one contrast on its own: of several, one in twenty misses at 95 %.
 
     Raises:
       ValueError: for a level outside (0, 1).
@@ -74,10 +74,10 @@ class Contrast:
 
 
 def read_places(runs: Runs, pattern: str) -> list[Place | None]:
-  """Where runs stand by their names, None for names that do not match.
+  """Where each run stands, by its name; None for a name that does not match.
 
   Args:
-    runs: with a column `seed`, if the pattern has no such group.
+    runs: the runs; they have a column `seed` if the pattern has no such group.
     pattern: a regular expression of whole names with the groups `arm` and, if
       there are, `block` and `seed`.
 

@@ -15,17 +15,16 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_sparse_pretrain import storage
-from jax_sparse_pretrain.analysis import csv_table, expressions
+from jax_sparse_pretrain.analysis import csv_table
 from jax_sparse_pretrain.analysis.averages import average_parameters
-from jax_sparse_pretrain.analysis.discovery import find_begun
-from jax_sparse_pretrain.analysis.plausibility import check_numbers
 from jax_sparse_pretrain.analysis.runs_table import (
   COLUMNS,
   KINDS,
   NUMBERS,
   Runs,
+  check_numbers,
 )
-from jax_sparse_pretrain.analysis.training_log import read_json
+from jax_sparse_pretrain.analysis.training_log import find_begun, read_json
 from jax_sparse_pretrain.runs.workdir import Workdir
 from jax_sparse_pretrain.shipped import shipped
 
@@ -48,7 +47,7 @@ class _Source(NamedTuple):
 
   runs: Runs
   places: Sequence[str]
-  column: expressions.Column
+  column: csv_table.Column
   origin: pathlib.Path
   called: Mapping[str, str]
   is_counted: bool
@@ -125,7 +124,7 @@ def _read_table(path: pathlib.Path, columns: Mapping[str, str]) -> _Source:
 
   for name, expression in columns.items():
     try:
-      values = expressions.evaluate(expression, column)
+      values = csv_table.evaluate(expression, column)
     except ValueError as error:
       raise ValueError(f'--column {name}: {error}') from None
     derived[name] = np.broadcast_to(values, n).astype(float)
@@ -219,7 +218,7 @@ def _filtered(source: _Source, conditions: Sequence[str]) -> _Source:
   keep = np.full(len(source.runs), True)
   for condition in conditions:
     try:
-      holds = expressions.evaluate(condition, source.column)
+      holds = csv_table.evaluate(condition, source.column)
     except ValueError as error:
       raise ValueError(f'--where {error}') from None
     if holds.dtype != bool:
@@ -235,7 +234,7 @@ def _unused(
   """Derived columns that neither the law nor another expression reads."""
   for name in columns:
     others = [text for key, text in columns.items() if key != name]
-    read = map(expressions.names, [*others, *conditions])
+    read = map(csv_table.names, [*others, *conditions])
     if name not in {*NUMBERS, 'parameters'}.union(*read):
       yield name
 

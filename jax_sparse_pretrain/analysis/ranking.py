@@ -27,12 +27,12 @@ HIGHEST_LEVEL = 0.9999
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-  """Of the loss of one run.
+  """How much the loss of one run varies with its seed.
 
   Attributes:
     sd: standard deviation in nats, pooled over groups of seeds.
-    dof: degrees of freedom of `sd`; infinite where it was given.
-    groups: of seeds; 0 where it was given.
+    dof: degrees of freedom of `sd`; infinite where `sd` was given.
+    groups: number of groups of seeds; 0 where `sd` was given.
   """
 
   sd: float
@@ -45,11 +45,12 @@ class Noise:
 
 
 def replicate_noise(runs: Runs) -> Noise | None:
-  """From runs that are alike in all but their seed; None if there are none.
+  """The noise of runs that differ in nothing but their seed, or None.
 
-  Alike: equal N and D, and equal values of every column that is a key of the
-  config or of its plan, as a sweep's table has them. Runs are told apart by the
-  column `seed`; a seed that comes again is the same run, and counts once.
+  Runs are alike if they have equal N, D and sparsity, and equal values in every
+  column that is a key of the config or of its plan, as a sweep's table has
+  them. The column `seed` tells them apart. A seed that comes again is the same
+  run and counts once. Without two such runs the answer is None.
   """
   if 'seed' not in runs.others:
     return None
@@ -94,9 +95,9 @@ class Ranking:
   """Schedules of one sparsity.
 
   Attributes:
-    sparsity: at the end.
-    schedules: from the least loss to the highest.
-    asked: the one whose rank was asked for; None if it is not there.
+    sparsity: the share of zeros at the end.
+    schedules: in order of their loss, the least first.
+    asked: the schedule whose rank was asked for; None if it is not there.
     margin: loss above the best from which on a schedule is worse than it,
       in nats; None without a noise floor.
   """
@@ -112,12 +113,12 @@ class Ranking:
 
   @property
   def rank(self) -> int | None:
-    """Of the one asked for, from 1."""
+    """The rank of the schedule asked for, from 1."""
     return None if self.asked is None else self.schedules.index(self.asked) + 1
 
   @property
   def gap(self) -> float | None:
-    """Its loss above that of the best, in nats."""
+    """The loss of the schedule asked for above the best, in nats."""
     return None if self.asked is None else self.asked.loss - self.best.loss
 
   @property
@@ -148,14 +149,14 @@ def rank_schedules(
   sparsity has, so that none has an advantage by more of them.
 
   Args:
-    start: of pruning, as a fraction of compute, (m,).
-    end: of pruning, likewise, (m,).
-    sparsity: at the end, (m,).
-    loss: in nats, (m,).
-    seed: of each run, (m,); by default all have the same.
-    asked: (start, end) to give the rank of.
-    noise: of the loss of one run.
-    level: at which schedules are told from the best.
+    start: where pruning starts, as a fraction of compute, (m,).
+    end: where it ends, likewise, (m,).
+    sparsity: the sparsity at the end, (m,).
+    loss: the loss of each run in nats, (m,).
+    seed: the seed of each run, (m,); by default all have the same.
+    asked: the (start, end) whose rank is asked for.
+    noise: how much the loss of one run varies.
+    level: the level of confidence at which a schedule is worse than the best.
 
   Raises:
     ValueError: if schedules of one sparsity have no seed in common, or one

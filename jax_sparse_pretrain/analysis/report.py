@@ -14,9 +14,9 @@ import markupsafe
 import numpy as np
 
 from jax_sparse_pretrain import text
-from jax_sparse_pretrain.analysis import comparison_words
 from jax_sparse_pretrain.analysis.averages import Average
-from jax_sparse_pretrain.analysis.comparison_words import ERRORS
+from jax_sparse_pretrain.analysis.comparison import results
+from jax_sparse_pretrain.analysis.comparison.results import ERRORS
 from jax_sparse_pretrain.analysis.runs_table import Runs
 from jax_sparse_pretrain.text import count, known, percent, power, short
 
@@ -96,11 +96,11 @@ def report_html(report: Report) -> str:
     values['law_text'] = f'L = {E} + {A} / N^{alpha} + {B} / D^{beta}'
   if comparison:
     tables |= {'errors': errors(comparison), 'biases': biases(comparison)}
-    values['verdict'] = comparison_words.verdict(comparison)
+    values['verdict'] = results.verdict(comparison)
     values['notes'] = [
       *(f'{ERRORS[key]}: {about}' for key, about in comparison.tests.items()),
       *comparison.notes,
-      *comparison_words.warnings(comparison),
+      *results.warnings(comparison),
     ]
   page = environment.get_template('report.html.j2')
   return page.render(**values, comparison=comparison, tables=tables)

@@ -10,7 +10,7 @@ from jax_sparse_pretrain.sweep.directory import Directory
 from jax_sparse_pretrain.sweep.prefixes import Fork, most_trunks, step_flops
 from jax_sparse_pretrain.sweep.sweep_file import Run
 from jax_sparse_pretrain.text import Line
-from jax_sparse_pretrain.training import program_keys
+from jax_sparse_pretrain.training import jitted
 
 
 class Status(NamedTuple):
@@ -65,12 +65,12 @@ def _paces(
     files = directory.run(run.name)
     summary = workdir.finished_summary(files, run.plan.steps)
     pace = summary['wall_seconds'] / run.plan.steps
-    seconds.setdefault(program_keys.program_key(run.config), []).append(pace)
+    seconds.setdefault(jitted.program_key(run.config), []).append(pace)
     per_flop.append(pace / step_flops(run))
   usual = sum(per_flop) / len(per_flop)
   paces = []
   for run in runs:
-    same = seconds.get(program_keys.program_key(run.config))
+    same = seconds.get(jitted.program_key(run.config))
     paces.append(sum(same) / len(same) if same else usual * step_flops(run))
   return paces
 
@@ -96,7 +96,7 @@ def plan_text(
     _flops(run, n) for run, n in zip(runs, shared, strict=True)
   )
   n_forks = sum(fork is not None for fork in forks)
-  n_programs = len({program_keys.program_key(run.config) for run in runs})
+  n_programs = len({jitted.program_key(run.config) for run in runs})
   so_far = f'{status.finished:,} finished, {status.begun:,} begun'
   steps = alone - sum(shared)
   return text.listing('Sweep', [

@@ -15,7 +15,7 @@ import numpy as np
 
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.sweep.sweep_file import Run
-from jax_sparse_pretrain.training import optimizer, program_keys, recipe
+from jax_sparse_pretrain.training import jitted, optimizer, recipe
 
 # A fork has to save at least this part of a run, for it costs a checkpoint.
 WORTH = 0.01
@@ -39,7 +39,7 @@ def common_steps(runs: Sequence[Run]) -> np.ndarray:
   After so many steps, the files of the two runs are the same to the bit. The
   last step of a run is not shared: with it the run logs, evaluates and saves.
   """
-  keys = [program_keys.prefix_key(run.config) for run in runs]
+  keys = [jitted.prefix_key(run.config) for run in runs]
   numbers: dict[Any, int] = {}
   actions = [
     None if key is None else _actions(run, numbers)

@@ -1,6 +1,12 @@
-"""The jitted functions of a run and the shardings of its state."""
+"""The jitted functions of a run, and when two runs may share them.
 
+`program_key` and `prefix_key` compare all keys of the config but those listed
+here. A key that this module does not know therefore keeps runs apart.
+"""
+
+import dataclasses
 import functools
+import json
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
@@ -10,12 +16,86 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from jax_sparse_pretrain import pruning, sharding
+from jax_sparse_pretrain import pruning, schema, sharding
 from jax_sparse_pretrain.config import Config
 from jax_sparse_pretrain.model.decoder import Decoder
-from jax_sparse_pretrain.training import loss as loss_lib
 from jax_sparse_pretrain.training import optimizer as optimizer_lib
+from jax_sparse_pretrain.training import recipe
 from jax_sparse_pretrain.training import step as step_lib
+
+# Keys that act on a step only through its `Controls`, which are data.
+_BY_CONTROLS = (
+  'duration.',
+  'optimizer.peak_lr',
+  'optimizer.schedule',
+  'optimizer.warmup_',
+  'optimizer.decay_fraction',
+  'optimizer.final_lr_fraction',
+  'pruning.schedule',
+  'pruning.power',
+  'pruning.start',
+  'pruning.end',
+  'pruning.unit',
+  'pruning.every',
+  # Which kernels are pruned is part of the program; how far they are is not.
+  'pruning.sparsity',
+  'pruning.sparsities',
+  'pruning.exempt',
+)
+# Keys on which neither weights nor metrics depend.
+_BESIDE = (
+  'checkpoint.',
+  'data.prefetch',
+  'data.data_dir',
+  'logging.tensorboard',
+  'logging.wandb_project',
+  'pruning.snapshots',
+)
+# Keys that the compiled functions do not close over.
+_OUTSIDE_PROGRAM = (*_BESIDE, 'data.', 'evaluation.', 'logging.', 'mesh.')
+
+
+def program_key(config: Config) -> str:
+  """Equal for runs whose compiled functions, on equal meshes, are the same."""
+  skip = _OUTSIDE_PROGRAM
+  if not (_is_sparse(config) and config.pruning.algorithm == 'random'):
+    skip += ('seed',)  # An argument of the initialisation.
+  if _is_upstream(config):
+    # An updater of jaxpruner is built from the sparsity, last step and seed.
+    return _key(config, tuple(name for name in skip if name != 'seed'))
+  return _key(config, (*skip, *_BY_CONTROLS))
+
+
+def prefix_key(config: Config) -> str | None:
+  """Equal for runs whose steps are the same as long as their controls are.
+
+  None for a run that shares nothing, since an updater of jaxpruner may take
+  the length of the run into account at any step.
+  """
+  if _is_upstream(config):
+    return None
+  return _key(config, (*_BESIDE, *_BY_CONTROLS))
+
+
+def _key(config: Config, skip: tuple[str, ...]) -> str:
+  if not _is_sparse(config):
+    skip += ('pruning.',)
+  kept = {
+    name: value
+    for name, value in schema.leaves(dataclasses.asdict(config))
+    if not name.startswith(skip)
+  }
+  # Masks, or none, are part of the state.
+  kept['pruned kernels'] = sorted(recipe.make_targets(config))
+  return json.dumps(kept, sort_keys=True)
+
+
+def _is_sparse(config: Config) -> bool:
+  return config.pruning.sparsity > 0
+
+
+def _is_upstream(config: Config) -> bool:
+  return _is_sparse(config) and config.pruning.library == 'jaxpruner'
 
 
 class Programs(NamedTuple):
@@ -76,7 +156,7 @@ def make_programs(
   rows_sharding = sharding.batch_sharding(mesh)
   everywhere = sharding.replicated(mesh)
   train_step = step_lib.make_train_step(
-    loss_lib.make_loss_fn(apply, config.model.z_loss),
+    step_lib.make_loss_fn(apply, config.model.z_loss),
     tx,
     pruner,
     accumulation_steps=config.accumulation_steps,
@@ -100,7 +180,7 @@ def make_programs(
     forward=_make_forward(pruner, params_sharding),
     kept=jax.jit(lambda state: pruner.kept(state.params, state.masks)),
     count_nonzero=_make_count(kernels, pruner, abstract.masks, everywhere),
-    row_losses=loss_lib.make_row_losses(
+    row_losses=step_lib.make_row_losses(
       apply,
       params_sharding=params_sharding,
       rows_sharding=rows_sharding,

@@ -21,8 +21,7 @@ from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.model.decoder import check_attention
 from jax_sparse_pretrain.planning import Plan
 from jax_sparse_pretrain.runs import sinks
-from jax_sparse_pretrain.training import jitted, program_keys, recipe
-from jax_sparse_pretrain.training import loss as loss_lib
+from jax_sparse_pretrain.training import jitted, recipe
 from jax_sparse_pretrain.training import optimizer as optimizer_lib
 from jax_sparse_pretrain.training import step as step_lib
 
@@ -89,7 +88,7 @@ class Experiment(Parts):
 
   def evaluate(self, params: Any) -> float:
     """Mean loss over the evaluation rows, in nats."""
-    return loss_lib.evaluate(
+    return step_lib.evaluate(
       self.programs.row_losses,
       params,
       self.evaluation_rows,
@@ -163,7 +162,7 @@ def make_parts(
   kernels = recipe.model_kernels(config.model)
   pruner = recipe.make_pruner(config, plan, kernels)
   cache = {} if cache is None else cache
-  key = program_keys.program_key(config), mesh
+  key = jitted.program_key(config), mesh
   if key not in cache:
     cache[key] = jitted.make_programs(config, mesh, kernels, pruner)
   return Parts(config, plan, mesh, kernels, pruner, cache[key])
@@ -223,7 +222,7 @@ def _open_data(config: Config, mesh: Mesh) -> dict[str, Any]:
     'corpus': corpus.fingerprint,
     'batches': batches,
     'evaluation_rows': evaluation_rows,
-    'unigram_loss': loss_lib.unigram_loss(evaluation_rows),
+    'unigram_loss': step_lib.unigram_loss(evaluation_rows),
   }
 
 

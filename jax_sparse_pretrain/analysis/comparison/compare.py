@@ -45,7 +45,7 @@ def compare_laws(runs: Runs, *, delta: float = 1e-3) -> Comparison:
   Args:
     runs: dense and sparse ones. Sparsity, initial and final parameters follow
       from each other where one is not known.
-    delta: of the Huber loss, in log loss.
+    delta: where the Huber loss turns from a parabola to a line, in log loss.
 
   Raises:
     ValueError: if no law can be fitted, saying why, and for a delta that is

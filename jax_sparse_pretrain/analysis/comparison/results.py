@@ -1,11 +1,14 @@
-"""What a comparison of laws finds: values, and nothing that computes them.
+"""What a comparison of laws finds, and the words for it.
 
-Errors are log predicted less log measured loss: positive where a law expects
-too high a loss.
+The terminal and the report both use them. Errors are log predicted less log
+measured loss: positive where a law expects too high a loss.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
+
+from jax_sparse_pretrain.text import listed
 
 # A bias of less than a thousandth of the loss is none.
 SMALL_BIAS = 1e-3
@@ -13,15 +16,18 @@ SMALL_BIAS = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Bias:
-  """Mean error of a law at one sparsity, in log loss.
+  """The mean error of a law at one sparsity, in log loss.
 
   Attributes:
-    sparsity: of these runs.
+    sparsity: that of these runs.
     n_runs: how many.
-    in_sample: fitted to all runs.
-    standard_error: of `in_sample`, from the scatter; None below three runs.
-    one_sparsity_out: fitted to all other sparsities; None if not possible.
-    dense_to_sparse: fitted to dense runs; None if not possible, and at 0.
+    in_sample: the error of the law fitted to all runs.
+    standard_error: that of `in_sample`, from the scatter; None for fewer than
+      three runs.
+    one_sparsity_out: the error of the law fitted to all other sparsities; None
+      where that is not possible.
+    dense_to_sparse: the error of the law fitted to dense runs; None where that
+      is not possible, and for dense runs.
   """
 
   sparsity: float
@@ -45,16 +51,17 @@ class ComparedLaw:
   """What one law makes of the runs; None where there is no answer.
 
   Attributes:
-    name: of the candidate.
-    formula: of the loss.
+    name: the name of its form.
+    formula: the loss in words of the coefficients.
     n_coefficients: k.
     coefficients: fitted to all runs; of fits that are equally good, those of
       least squared error.
     objective: sum of Huber losses over all runs.
     in_sample: root mean square error over all runs, in log loss.
-    one_sparsity_out: the same, each run predicted without its sparsity.
-    largest_compute_out: of the runs with the largest compute, from others.
-    dense_to_sparse: of sparse runs, from dense ones.
+    one_sparsity_out: the same, each run predicted from the other sparsities.
+    largest_compute_out: the same over the runs with the largest compute,
+      predicted from the others.
+    dense_to_sparse: the same over sparse runs, predicted from dense ones.
     aicc: Akaike's criterion, corrected for few runs.
     bic: Bayes' criterion. Both take log errors as independent and normal, at
       the coefficients fitted here, which minimise Huber losses instead: so
@@ -85,7 +92,7 @@ class Comparison:
   Attributes:
     laws: those that could be fitted, without an extra coefficient first.
     n_runs: how many there are.
-    delta: of the Huber loss.
+    delta: that of the Huber loss.
     tests: name of each test out of sample -> which runs it predicts.
     notes: sentences on what is missing, and why.
   """
@@ -98,3 +105,52 @@ class Comparison:
 
   def as_dict(self) -> dict[str, Any]:
     return dataclasses.asdict(self)
+
+
+# Field of `ComparedLaw` -> the head of its column.
+ERRORS = {
+  'in_sample': 'in sample',
+  'one_sparsity_out': 'sparsity',
+  'largest_compute_out': 'compute',
+  'dense_to_sparse': 'dense',
+}
+# Laws coincide if their errors agree to this part of themselves.
+SAME = 1e-6
+
+
+def verdict(comparison) -> str:
+  """Which law has the least error in each test, in one sentence.
+
+  First of the laws without an extra coefficient, which can be compared at
+  equal freedom, then of all laws if there are others.
+  """
+  laws = comparison.laws
+  if len(laws) == 1:
+    return f'{laws[0].name} is alone: there is no law to compare it with.'
+  k = min(law.n_coefficients for law in laws)
+  plain = [law for law in laws if law.n_coefficients == k]
+  parts = [f'with {k} coefficients: {_winners(plain)}']
+  if len(plain) < len(laws):
+    parts.append(f'of all laws: {_winners(laws)}')
+  return f'Least error {"; ".join(parts)}.'
+
+
+def _winners(laws: Sequence) -> str:
+  won: dict[str, list[str]] = {}
+  for key, name in ERRORS.items():
+    known = [law for law in laws if getattr(law, key) is not None]
+    known.sort(key=lambda law: getattr(law, key))
+    errors = [getattr(law, key) for law in known]
+    if len(errors) > 1 and errors[1] > errors[0] * (1 + SAME):
+      won.setdefault(known[0].name, []).append(name)
+  parts = [f'{name} ({listed(tests)})' for name, tests in won.items()]
+  return ', '.join(parts) or 'no test tells them apart'
+
+
+def warnings(comparison) -> list[str]:
+  """Each warning once, after the names of the laws that it is about."""
+  names: dict[str, list[str]] = {}
+  for law in comparison.laws:
+    for sentence in law.warnings:
+      names.setdefault(sentence, []).append(law.name)
+  return [f'{", ".join(laws)}: {said}' for said, laws in names.items()]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jax_sparse_pretrain.analysis.fitting import starts
+from jax_sparse_pretrain.analysis.fitting import search
 from jax_sparse_pretrain.analysis.fitting.design import (
   NAMES,
   SAME_COUNT,
@@ -37,11 +37,11 @@ ROUNDING = 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class Bootstrap:
-  """Laws of the resamples.
+  """The laws of the resamples.
 
   Attributes:
     laws: E, A, B, alpha, beta of each, (n, 5).
-    objectives: of each fit, (n,).
+    objectives: the objective of each fit, (n,).
     counts: how often each given row was drawn, (n, m), in canonical order.
     unidentified: coefficients which a resample leaves open, (n, 5), bool.
     n_groups: how many runs, or groups of them, were drawn from.
@@ -144,9 +144,9 @@ def bootstrap(
   Args:
     design: the data, for Chinchilla's law.
     theta: the optimum of the data, (5,), where the resamples start.
-    delta: of the Huber loss.
+    delta: where the Huber loss turns from a parabola to a line.
     n_resamples: how many.
-    seed: of the draws, which do not depend on the order of the given rows.
+    seed: the seed of the draws; the order of the given rows does not matter.
 
   Raises:
     ValueError: for a number of resamples that is not whole, or not from 1 to
@@ -224,11 +224,11 @@ def _refit(problem, theta, delta, weights, rng):
   """
   everyone = np.ones(len(weights), bool)
   found, f = minimise(theta, problem, delta, weights)
-  own = starts.projected(problem, weights, theta)
+  own = search.projected(problem, weights, theta)
   before, after = (
     np.maximum(each[:, problem.n_sizes :], 1e-9) for each in (own, found)
   )
-  axes = np.log(starts.coarse_axes(problem))
+  axes = np.log(search.coarse_axes(problem))
   far = (np.abs(np.log(before / after)) > axes[:, 1] - axes[:, 0]).any(axis=1)
   far[::PROBE_EVERY] = True
   data = (problem, delta, weights)

@@ -37,7 +37,7 @@ class ScalingLawFit:
   Attributes:
     law: the coefficients.
     objective: sum of Huber losses of the residuals.
-    delta: of the Huber loss, in log loss.
+    delta: where the Huber loss turns from a parabola to a line, in log loss.
     parameters: N of each run, (m,).
     tokens: D of each run, (m,).
     loss: measured, in nats, (m,).
@@ -111,7 +111,7 @@ class ScalingLawFit:
 
     Args:
       n_resamples: how many.
-      seed: of the draws.
+      seed: the seed of the draws.
       groups: label of each run, (m,). Runs of one label, such as seeds of one
         configuration, are drawn together; by default each is its own group.
 
@@ -216,8 +216,8 @@ def fit_scaling_law(
     parameters: N of each run, (m,); the average over pre-training for runs
       that prune.
     tokens: D of each run, (m,).
-    loss: final loss of each run in nats, (m,).
-    delta: of the Huber loss, in log loss.
+    loss: the final loss of each run in nats, (m,).
+    delta: where the Huber loss turns from a parabola to a line, in log loss.
     method: 'global' starts Newton's method from the best points of a grid of
       exponents. 'grid' is a check that shares no code with it: the 4,500
       starts of Hoffmann et al. with SciPy's L-BFGS-B. It takes minutes.
@@ -268,7 +268,7 @@ def fit_form(
     sparsity: at the end, in [0, 1), (m,).
     tokens: of each run, (m,).
     loss: measured, in nats, (m,).
-    delta: of the Huber loss, in log loss.
+    delta: where the Huber loss turns from a parabola to a line, in log loss.
 
   Raises:
     ValueError: for fewer runs than coefficients, columns of different
@@ -325,7 +325,7 @@ def optimum(
 
   Args:
     design: the data.
-    delta: of the Huber loss.
+    delta: where the Huber loss turns from a parabola to a line.
     theta: an optimum found otherwise, (k,), in the units of the design.
   """
   if theta is None:

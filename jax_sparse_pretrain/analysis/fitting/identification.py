@@ -132,7 +132,7 @@ def unidentified(
   fewer places (N, D) than there are coefficients.
 
   Args:
-    weights: of the rows, (n, m); zero where a row takes no part.
+    weights: the weight of each row, (n, m); zero where a row takes no part.
     theta: the fits, (n, k).
   """
   n_sizes, k = design.problem.n_sizes, theta.shape[1]
@@ -182,7 +182,7 @@ def interaction(
     parameters: N of each run, (m,).
     tokens: D of each run, (m,).
     residuals: log measured less log predicted loss, (m,).
-    level: of the interval.
+    level: the level of the interval.
 
   Returns:
     None where runs are too few, or the law could take all of the product up,

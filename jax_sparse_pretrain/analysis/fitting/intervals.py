@@ -17,7 +17,7 @@ import dataclasses
 
 import numpy as np
 
-from jax_sparse_pretrain.analysis.fitting import starts
+from jax_sparse_pretrain.analysis.fitting import search
 from jax_sparse_pretrain.analysis.fitting.design import Design
 from jax_sparse_pretrain.analysis.fitting.identification import ENOUGH
 from jax_sparse_pretrain.analysis.fitting.objective import Problem, residuals
@@ -52,8 +52,8 @@ def profile_intervals(
   Args:
     design: the data.
     theta: the optimum, in the units of the design, (k,).
-    delta: of the Huber loss.
-    level: of confidence, in (0, 1).
+    delta: where the Huber loss turns from a parabola to a line.
+    level: the level of confidence, in (0, 1).
   """
   problem, delta = design.problem, max(delta, SMALLEST_DELTA)
   k, n_sizes = len(theta), problem.n_sizes
@@ -62,7 +62,7 @@ def profile_intervals(
   if np.isfinite(threshold):
     begins = [theta]
     if theta[n_sizes:].max() > STEEP:
-      begins.append(starts.moderate(problem, delta))
+      begins.append(search.moderate(problem, delta))
     told = [c for c in range(k) if c not in _hopeless(design)]
     varying = np.flatnonzero(design.holders.any(axis=1)).tolist()
     # Constant terms and exponents share a design; each other size has its own.

@@ -24,8 +24,8 @@ class ScalingLaw:
 
   Attributes:
     E: loss of infinite parameters and tokens, in nats.
-    A: in nats, of the term of parameters.
-    B: in nats, of the term of tokens.
+    A: size of the term of parameters, in nats.
+    B: size of the term of tokens, in nats.
     alpha: exponent of parameters.
     beta: exponent of tokens.
   """
@@ -152,10 +152,10 @@ def simulate_runs(
 
   Args:
     law: the truth.
-    parameters: of each run; broadcasts with tokens.
-    tokens: of each run.
+    parameters: N of each run; broadcasts with tokens.
+    tokens: D of each run.
     noise: standard deviation of log loss; 0 for the law itself.
-    seed: of the noise.
+    seed: the seed of the noise.
 
   Returns:
     Losses in nats, of the shape of the runs.

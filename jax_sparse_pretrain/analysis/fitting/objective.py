@@ -125,8 +125,8 @@ def derivatives(theta, problem, delta, weights, with_metric, squares=0.0):
   Args:
     theta: the laws, (n, k).
     problem: the data, m rows.
-    delta: of the Huber loss.
-    weights: of the rows, (n, m).
+    delta: where the Huber loss turns from a parabola to a line.
+    weights: the weight of each row, (n, m).
     with_metric: whether to compute it; it is None otherwise.
     squares: weight of r^2 / 2, which is added to the Huber loss.
   """

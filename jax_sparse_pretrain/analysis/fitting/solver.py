@@ -46,8 +46,8 @@ def minimise(
     theta: starts, (n, k), within the bounds and with s > 0; or one for all
       of the weights, (k,).
     problem: the data, m rows.
-    delta: of the Huber loss, in log loss.
-    weights: of the rows, (n, m); ones by default.
+    delta: where the Huber loss turns from a parabola to a line, in log loss.
+    weights: the weight of each row, (n, m); ones by default.
     fixed: coefficients to hold, (n, k); none by default.
 
   Returns:

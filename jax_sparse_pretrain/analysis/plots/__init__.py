@@ -1,6 +1,6 @@
 """Pictures of runs and laws: values in, a matplotlib Figure out.
 
-One picture a module, each named `*_picture`; all take their colours, figures
+The modules `*_picture` draw; all take their colours, figures
 and axes from `style`. They fit nothing, and read nothing but the files of the
 run that `training_picture` draws. Only this room imports matplotlib; it never
 imports pyplot, so it needs no display and leaves the user's backend alone.
@@ -14,12 +14,12 @@ import sys
 # Public name -> its module, imported when the name is first used.
 _MODULES = {
   'plot_coefficients': 'coefficient_picture',
-  'plot_contrasts': 'contrast_picture',
+  'plot_contrasts': 'experiment_pictures',
   'plot_density': 'density_picture',
   'plot_isoflops': 'isoflop_picture',
   'plot_law': 'law_picture',
-  'plot_predicted': 'prediction_picture',
-  'plot_schedules': 'schedule_picture',
+  'plot_predicted': 'law_picture',
+  'plot_schedules': 'experiment_pictures',
   'plot_training': 'training_picture',
   'save_training_picture': 'training_picture',
 }

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jax_sparse_pretrain.analysis.averages import Average
-from jax_sparse_pretrain.analysis.plots import labels, sparsity, style
+from jax_sparse_pretrain.analysis.plots import labels, style
 from jax_sparse_pretrain.text import cut, percent, short
 
 MOST_LABELS = 12
@@ -57,7 +57,7 @@ def plot_density(averages: Sequence[Average]) -> Figure:
 
 
 def _colours(final: np.ndarray) -> np.ndarray:
-  if sparsity.varies(final) or not 1 < len(final) <= len(APART):
+  if labels.varies(final) or not 1 < len(final) <= len(APART):
     return style.shades(final)
   return np.array(APART[: len(final)])
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
-from jax_sparse_pretrain.analysis.plots import sparsity, style
+from jax_sparse_pretrain.analysis.plots import labels, style
 from jax_sparse_pretrain.analysis.plots.law_picture import MARGIN
 from jax_sparse_pretrain.analysis.runs_table import NAMES, Runs
 from jax_sparse_pretrain.model.counts import training_flops
@@ -67,7 +67,7 @@ def plot_isoflops(
     axes.plot(x, y, color=shade, linewidth=1.6)
   if runs is not None:
     own = style.sequential()(scale(spent[: len(runs)]))
-    axes.scatter(sizes, losses, c=own, **sparsity.POINT)
+    axes.scatter(sizes, losses, c=own, **labels.POINT)
   if law is law_or_fit or _has_exponents(law_or_fit):
     _plot_optima(axes, law, best_n, best)
   _name_budgets(axes, compute, curves, shades)

@@ -1,4 +1,6 @@
-"""Loss against N and against D, with the law, and what it leaves."""
+"""Pictures of a law: loss against N and D, and predicted against measured."""
+
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -6,7 +8,7 @@ from matplotlib.figure import Figure
 
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
-from jax_sparse_pretrain.analysis.plots import labels, sparsity, style
+from jax_sparse_pretrain.analysis.plots import labels, style
 from jax_sparse_pretrain.analysis.runs_table import NAMES, Runs
 from jax_sparse_pretrain.text import power, short
 
@@ -39,15 +41,15 @@ def plot_law(
     2, 2, sharey='row', sharex='col', height_ratios=(3, 1)
   )
   residuals = 100 * np.log(runs.loss / law.loss(n, d))
-  by_sparsity = sparsity.varies(runs.sparsity)
+  by_sparsity = labels.varies(runs.sparsity)
   for axes, below, x, held in (
     (over_n, left_n, n, d),
     (over_d, left_d, d, n),
   ):
     shade = style.shades(held, log=True)
-    colours = sparsity.colours(runs.sparsity) if by_sparsity else shade
-    axes.scatter(x, runs.loss, c=colours, **sparsity.POINT)
-    below.scatter(x, residuals, c=colours, **sparsity.POINT)
+    colours = labels.colours(runs.sparsity) if by_sparsity else shade
+    axes.scatter(x, runs.loss, c=colours, **labels.POINT)
+    below.scatter(x, residuals, c=colours, **labels.POINT)
     style.log_axis(below.xaxis, x.min() / MARGIN, x.max() * MARGIN)
     axes.grid(True)
   shown = np.concatenate([runs.loss, law.loss(n, d)])
@@ -61,7 +63,7 @@ def plot_law(
   _dress_residuals(left_n, left_d, residuals)
   # Above the axes, where there are no points.
   place = {'loc': 'lower right', 'bbox_to_anchor': (1, 1)}
-  sparsity.add_legend(over_d, runs.sparsity, **place)
+  labels.add_legend(over_d, runs.sparsity, **place)
   return figure
 
 
@@ -103,3 +105,56 @@ def _dress_residuals(left: Axes, right: Axes, residuals: np.ndarray) -> None:
     axes.axhspan(-rms, rms, color=style.PALE, linewidth=0, zorder=0)
   style.residual_axis(left, np.abs(residuals).max())
   labels.label_ends(right, [rms], [f'RMS {rms:.2f} %'], [style.GREY], inches=1)
+
+
+@style.STYLE
+def plot_predicted(
+  runs: Runs, fits: Mapping[str, ScalingLaw | ScalingLawFit]
+) -> Figure:
+  """A column for each law: predicted over measured loss, and the difference.
+
+  A law that holds sparse and dense runs together leaves no order by colour.
+
+  Args:
+    runs: measured runs.
+    fits: by the kind of parameters that each counts, of `table.KINDS`.
+
+  Raises:
+    ValueError: if there is no law, and if parameters of its kind are not
+      known of every run.
+  """
+  if not fits:
+    raise ValueError('fits: must hold at least one law')
+  title = f'Predicted and measured loss, {len(runs)} runs'
+  figure = style.new_figure(4.6, title)
+  grid = figure.subplots(
+    2,
+    len(fits),
+    sharex=True,
+    sharey='row',
+    squeeze=False,
+    height_ratios=(3, 1.4),
+  )
+  colours = labels.colours(runs.sparsity)
+  low, high = runs.loss.min() / 1.03, runs.loss.max() * 1.03
+  most = 0.0
+  for (above, below), (kind, each) in zip(grid.T, fits.items(), strict=True):
+    law = getattr(each, 'law', each)
+    predicted = law.loss(runs.parameters(kind), runs.tokens)
+    residuals = 100 * np.log(runs.loss / predicted)
+    rms = np.sqrt(np.mean(residuals**2))
+    most = max(most, np.abs(residuals).max())
+    above.scatter(runs.loss, predicted, c=colours, **labels.POINT)
+    above.axline((low, low), (high, high), color=style.GREY, linewidth=1)
+    above.set_title(f'law of {NAMES[kind]}, RMS {rms:.2f} %')
+    above.grid(True)
+    below.scatter(runs.loss, residuals, c=colours, **labels.POINT)
+    below.axhline(0, color=style.GREY, linewidth=1, zorder=1)
+    below.set_xlabel('measured loss')
+    style.log_axis(above.xaxis, low, high)
+    style.log_axis(above.yaxis, low, high)
+  first, below = grid[:, 0]
+  first.set_ylabel('predicted loss')
+  style.residual_axis(below, most)
+  labels.add_legend(figure, runs.sparsity, loc='outside upper right')
+  return figure

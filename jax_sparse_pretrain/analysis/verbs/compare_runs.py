@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from jax_sparse_pretrain import analysis, storage, text
-from jax_sparse_pretrain.analysis import comparison_words
 from jax_sparse_pretrain.analysis.command import Answer, From, Level, verb
-from jax_sparse_pretrain.analysis.comparison_words import ERRORS
+from jax_sparse_pretrain.analysis.comparison import results
+from jax_sparse_pretrain.analysis.comparison.results import ERRORS
 from jax_sparse_pretrain.analysis.runs_table import Runs
 from jax_sparse_pretrain.analysis.schedule_table import read_scheduled
 from jax_sparse_pretrain.analysis.verbs.arguments import AskedRuns, check_delta
@@ -29,13 +29,13 @@ def compare(
   comparison = analysis.compare_laws(found, **solver)
   data = {
     **comparison.as_dict(),
-    'verdict': [comparison_words.verdict(comparison)],
+    'verdict': [results.verdict(comparison)],
     'fingerprint': found.fingerprint,
   }
   return Answer(
     data,
     render(comparison),
-    comparison_words.warnings(comparison),
+    results.warnings(comparison),
     {'.csv': lambda path: _write_laws(path, comparison)},
   )
 
@@ -71,7 +71,7 @@ def render(comparison) -> str:
     )
     laws.append('  ' + ', '.join(pairs))
   parts.append('\n'.join(map(_filled, laws)))
-  return '\n\n'.join([*parts, _filled(comparison_words.verdict(comparison))])
+  return '\n\n'.join([*parts, _filled(results.verdict(comparison))])
 
 
 def _biases(comparison) -> str:

@@ -10,9 +10,8 @@ import numpy as np
 from jax_sparse_pretrain import history, storage, text
 from jax_sparse_pretrain.analysis.averages import Average
 from jax_sparse_pretrain.analysis.command import Answer, Level, verb
-from jax_sparse_pretrain.analysis.discovery import find_workdirs
 from jax_sparse_pretrain.analysis.runs_table import NAMES, Runs
-from jax_sparse_pretrain.analysis.training_log import read_json
+from jax_sparse_pretrain.analysis.training_log import find_workdirs, read_json
 from jax_sparse_pretrain.analysis.verbs.arguments import (
   AskedFit,
   AskedResamples,
@@ -124,7 +123,7 @@ def predict(
     average_parameters: N, as the law counts it.
     tokens: D; each is predicted with each N.
   """
-  from jax_sparse_pretrain.analysis.caveats import caveats
+  from jax_sparse_pretrain.analysis.next_runs import caveats
 
   check_level(level)
   given = law.read()

@@ -61,7 +61,7 @@ def make_report(
 ) -> Report:
   """Fits, compares and draws."""
   # Only here, so that --help answers at once.
-  from jax_sparse_pretrain.analysis.plots import sparsity
+  from jax_sparse_pretrain.analysis.plots import labels
 
   check_level(level)
   runs = asked.load()
@@ -71,7 +71,7 @@ def make_report(
   if len(runs) >= FEWEST_RUNS:
     known = fit_with_intervals(asked, runs, law, resamples, level)
     said += known.warnings
-  if known and sparsity.varies(runs.sparsity):
+  if known and labels.varies(runs.sparsity):
     try:
       comparison = analysis.compare_laws(runs, delta=law.solver['delta'])
     except ValueError as error:

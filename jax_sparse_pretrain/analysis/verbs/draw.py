@@ -36,25 +36,26 @@ class LawOrFit(AskedFit):
 
   law: str | None = None
 
-  def find(
-    self, asked: AskedRuns, runs: Runs | None, changed: Sequence[str] = ()
-  ) -> GivenLaw:
-    """The law of `--law`, or else that of the runs.
+  def __post_init__(self):
+    super().__post_init__()
+    if self.law:
+      refuse_unused(self.changed)
 
-    Args:
-      asked: where the runs come from.
-      runs: the runs; may be None with `--law`.
-      changed: further flags of a fit that are not as by default.
-    """
+  def find(self, asked: AskedRuns, runs: Runs | None) -> GivenLaw:
+    """The law of `--law`, or else that of the runs."""
     if not self.law:
       fit = self.fit(asked, runs)
       return GivenLaw(fit.law, self.parameters, fit)
-    for name in (*self.changed, *changed):
-      raise ValueError(f'--{name}: nothing is fitted with --law')
     given = read_law(self.law)
     if given.fit is None:
       return dataclasses.replace(given, kind=self.parameters)
     return given
+
+
+def refuse_unused(changed: Sequence[str]) -> None:
+  """Refuses flags of a fit where the law is given."""
+  for name in changed:
+    raise ValueError(f'--{name}: nothing is fitted with --law')
 
 
 @verb('plot law runs.csv --out law.png', *SUFFIXES)
@@ -98,8 +99,10 @@ def coefficients(
 ) -> Answer:
   """Intervals and correlations of the coefficients."""
   check_level(level)
+  if fit.law:
+    refuse_unused(resamples.changed)
   found = None if fit.law else runs.load()
-  given = fit.find(runs, found, resamples.changed)
+  given = fit.find(runs, found)
   if given.fit is None:
     raise ValueError('--law: coefficients need runs, or a file of fit')
   # A file of fit has its own resamples, drawn once more.

@@ -140,7 +140,7 @@ class StopRequest:
   @property
   def name(self) -> str:
     """The name of the signal that asked to stop."""
-    return self.signal.name
+    return self.signal.name if self.signal else 'nothing'
 
   def is_due(self) -> bool:
     """Whether the run is to stop after the step just finished."""

@@ -71,18 +71,22 @@ def plan(
   """
   if (steps is None) == (dense_steps is None):
     raise ValueError('give one of steps and dense_steps')
-  _check_length(steps or dense_steps)
+  given = steps or dense_steps or 0
+  _check_length(given)
   if sparsity == 0:
     dense = PruningSchedule(start=0, end=0, sparsity=sparsity, **schedule)
-    return Plan(dense, steps or dense_steps)
+    return Plan(dense, given)
   # Its start and end are in `unit`; all else is as it will be.
-  asked = PruningSchedule(start=start, end=end, sparsity=sparsity, **schedule)
+  asked = PruningSchedule(
+    start=start,  # pyright: ignore[reportArgumentType]
+    end=end,  # pyright: ignore[reportArgumentType]
+    sparsity=sparsity,
+    **schedule,
+  )
   made = _UNITS[unit](asked, steps, dense_steps)
   if steps is None:
     last = made.end + made.delay
-    steps = last + round(
-      (dense_steps - made.compute(last)) / made.final_density
-    )
+    steps = last + round((given - made.compute(last)) / made.final_density)
   _check_length(steps)
   if steps <= made.end:
     raise ValueError(

@@ -13,7 +13,7 @@ in which order, and what is exact.
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,8 @@ class PrunedState(NamedTuple):
     inner: the state of the optimizer that is wrapped.
   """
 
-  count: jax.Array
+  # optax names it so in its own states, too.
+  count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
   masks: PyTree
   inner: optax.OptState
 
@@ -166,11 +167,11 @@ def wrap(
       )
     return PrunedState(jnp.zeros((), jnp.int32), masks, tx.init(params))
 
-  def update(grads, state: PrunedState, params=None, **extra):
+  def update(updates, state: Any, params: Any = None, **extra):
     if params is None:
       raise ValueError('params: must be given, tx.update(grads, state, params)')
     if not jax.tree.leaves(params):
-      updates, inner = tx.update(grads, state.inner, params, **extra)
+      updates, inner = tx.update(updates, state.inner, params, **extra)
       return updates, state._replace(inner=inner)
     pruner, final = plan(params)
     before = by_path(state.masks)
@@ -183,7 +184,7 @@ def wrap(
 
     updates, inner, masks = pruner.optimize(
       optimize,
-      grads,
+      updates,
       state.inner,
       params,
       before,
@@ -194,7 +195,7 @@ def wrap(
       functools.partial(_to_zero, masks), updates, params
     )
     return updates, PrunedState(
-      count=optax.safe_increment(state.count),
+      count=jnp.asarray(optax.safe_increment(state.count)),
       masks=jax.tree.map_with_path(
         lambda path, _: masks[path_name(path)], state.masks
       ),

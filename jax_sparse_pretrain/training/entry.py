@@ -74,7 +74,7 @@ def train_here(
   experiment = distributed.together(lambda: setup.set_up(config))
   files = workdir_lib.Workdir(root)
   with contextlib.ExitStack() as stack:
-    stack.enter_context(contextlib.closing(experiment.batches))
+    stack.callback(experiment.batches.close)
     distributed.check_alike({**experiment.resolved, '--fork': fork})
     claim = distributed.on_primary(
       lambda: stack.enter_context(lock.locked(files))

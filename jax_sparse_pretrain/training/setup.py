@@ -7,7 +7,7 @@ compiled.
 import dataclasses
 import functools
 import importlib.metadata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -65,7 +65,7 @@ class Experiment(Parts):
   """
 
   corpus: dict[str, Any]
-  batches: Iterator[np.ndarray]
+  batches: Any  # Grain's iterator has no public type.
   evaluation_rows: np.ndarray
   unigram_loss: float
   learning_rates: np.ndarray

@@ -13,7 +13,7 @@ import numpy as np
 from jax_sparse_pretrain.model.counts import training_flops
 
 # FLOPs a parameter and a token.
-FLOPS = training_flops(1.0, 1.0)
+FLOPS = training_flops(1.0, 1.0)  # of one weight and one token
 # Of logarithms of numbers that a float can hold.
 LARGEST = 700.0
 

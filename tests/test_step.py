@@ -211,7 +211,7 @@ def test_the_order_says_which_forward_pass_is_the_first_to_be_sparse(
 
 def test_both_orders_score_the_weights_before_the_optimizer():
   largest = np.argsort(-np.abs(some_params()['dense']['kernel']).ravel())[:9]
-  for order in pruning.pruner.ORDERS:
+  for order in pruning.ORDERS:
     *_, state = update_step(order=order)
     kept = np.flatnonzero(state.masks['dense/kernel'])
     np.testing.assert_array_equal(kept, np.sort(largest))

@@ -21,6 +21,7 @@ from jax_sparse_pretrain.pruning.kernels import (
   path_name,
 )
 from jax_sparse_pretrain.pruning.pruner import (
+  ORDERS,
   Pruner,
   magnitude_pruner,
   magnitudes,
@@ -48,6 +49,7 @@ __all__ = [
   'Distribution',
   'Kernel',
   'NByM',
+  'ORDERS',
   'PrunedState',
   'Pruner',
   'Structure',

@@ -69,7 +69,7 @@ def find_config(name: str) -> str:
 
   Args:
     name: a path, which comes first, or the name of a shipped config, such as
-      `smoke`.
+      `smoke` or `configs/smoke.py`.
 
   Raises:
     ConfigError: if there is neither; lists the shipped names.
@@ -78,7 +78,7 @@ def find_config(name: str) -> str:
   if pathlib.Path(path).is_file():
     return name
   known = {file.stem: file for file in shipped.folder('configs').glob('*.py')}
-  found = known.get(path.removesuffix('.py'))
+  found = known.get(path.removeprefix('configs/').removesuffix('.py'))
   if found is None:
     raise config_lib.ConfigError(
       f'--config = {path}: must be a file, or one of the configs that come '

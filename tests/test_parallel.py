@@ -65,6 +65,7 @@ def test_eight_devices_train_like_one():
   assert differing <= 1e-3 * n_weights
 
 
+@pytest.mark.slow
 def test_uniform_counts_are_the_same_in_every_layer():
   _, nonzero, _ = trained('one', 'uniform')
   _, other, _ = trained('eight', 'uniform')
@@ -135,6 +136,7 @@ def test_runs_that_differ_in_their_schedule_are_traced_once():
 
 
 @pytest.mark.parametrize('mesh', MESHES)
+@pytest.mark.slow
 def test_accumulated_micro_batches_equal_the_whole_batch(mesh):
   losses, _, _ = trained(mesh)
   accumulated, _, _ = train(build(mesh, accumulation_steps=2))

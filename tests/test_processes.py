@@ -24,8 +24,8 @@ from jax_sparse_pretrain.runs import snapshots
 from jax_sparse_pretrain.runs.checkpoint import Checkpoints
 from jax_sparse_pretrain.training import setup
 
-# What this file holds of a whole run, test_agree.py holds of processes alone.
-slow = pytest.mark.slow
+# test_agree.py holds the same of processes that train nothing.
+pytestmark = pytest.mark.slow
 
 EXIT_BAD_INPUT, EXIT_LOST, EXIT_STOPPED = 2, 69, 75
 JAX = tuple(map(int, jax.__version__.split('.')[:2]))
@@ -76,9 +76,7 @@ def losses(workdir):
   }
 
 
-@pytest.mark.parametrize(
-  'other', ['of_eight', pytest.param('of_one', marks=slow)]
-)
+@pytest.mark.parametrize('other', ['of_eight', 'of_one'])
 def test_two_processes_train_like_one(two, other, request):
   one = request.getfixturevalue(other)
   ours, theirs = losses(two[0]), losses(one)
@@ -135,7 +133,6 @@ def assert_same_arrays(a, b):
     assert a[name].tobytes() == b[name].tobytes(), name
 
 
-@slow
 @pytest.mark.parametrize('n_devices', [8, 4, 1])
 def test_one_process_loads_what_two_have_saved(launcher, two, n_devices):
   config = command_line.load_config(str(launcher.config), [])
@@ -156,7 +153,6 @@ def test_one_process_loads_what_two_have_saved(launcher, two, n_devices):
   )
 
 
-@slow
 def test_one_process_goes_on_where_two_have_stopped(launcher, two, tmp_path):
   workdir = rewound(two[0], tmp_path / 'run', SAVE_EVERY)
   launcher.finish_one(workdir, 4)
@@ -166,7 +162,6 @@ def test_one_process_goes_on_where_two_have_stopped(launcher, two, tmp_path):
   assert (workdir / history).read_bytes() == (two[0] / history).read_bytes()
 
 
-@slow
 def test_two_processes_go_on_where_one_has_stopped(launcher, of_one, tmp_path):
   """State and masks to the bit; rows disjoint, complete and in order."""
   start = rewound(of_one, tmp_path / 'run', SAVE_EVERY)
@@ -206,7 +201,6 @@ def test_two_processes_go_on_where_one_has_stopped(launcher, of_one, tmp_path):
     assert not mask.all()
 
 
-@slow
 def test_sigterm_on_either_process_stops_both_after_the_same_step(
   launcher, long, tmp_path
 ):
@@ -251,7 +245,6 @@ def assert_same_run_but_for_stops(workdir, reference):
   assert (workdir / history).read_bytes() == (reference / history).read_bytes()
 
 
-@slow
 def test_a_killed_process_ends_the_other_in_time_with_a_line(
   launcher, long, tmp_path
 ):
@@ -277,7 +270,6 @@ def says_missing(process, survivor):
   return any(line.startswith(start) for line in survivor.errors)
 
 
-@slow
 def test_a_killed_coordinator_ends_the_others_too(launcher, tmp_path):
   killed, survivor = launcher.signal_when(
     lambda run: run.steps > 2, tmp_path / 'run', 0, signal.SIGKILL
@@ -288,7 +280,6 @@ def test_a_killed_coordinator_ends_the_others_too(launcher, tmp_path):
     assert says_missing(0, survivor)
 
 
-@slow
 @pytest.mark.parametrize('process', [0, 1])
 def test_a_process_that_stays_alone_says_so_in_one_line(
   launcher, tmp_path, process
@@ -308,7 +299,6 @@ def test_a_process_that_stays_alone_says_so_in_one_line(
   assert not (tmp_path / 'run').exists()
 
 
-@slow
 def test_sigterm_while_others_are_awaited_is_heard(launcher, tmp_path):
   port = processes.free_port()
   command = launcher.train(
@@ -324,7 +314,6 @@ def test_sigterm_while_others_are_awaited_is_heard(launcher, tmp_path):
   assert end.errors == ['error: SIGTERM before all had come']
 
 
-@slow
 def test_what_is_wrong_in_one_process_ends_both(launcher, tmp_path):
   missing = f'--config.data.path={tmp_path}/none/*.txt'
   command = launcher.train(tmp_path / 'run')
@@ -335,7 +324,6 @@ def test_what_is_wrong_in_one_process_ends_both(launcher, tmp_path):
   assert first.startswith('error: process 1: data.path = ')
 
 
-@slow
 def test_processes_of_different_runs_are_refused(launcher, tmp_path):
   command = launcher.train(tmp_path / 'run')
   extra = ((), ('--config.seed=1',))
@@ -345,7 +333,6 @@ def test_processes_of_different_runs_are_refused(launcher, tmp_path):
     assert 'error: process 1: config.seed: must be the same' in end.errors[-1]
 
 
-@slow
 def test_a_workdir_that_is_not_shared_is_refused(launcher, tmp_path):
   command = launcher.train(tmp_path / 'run')
   extra = ((), (f'--workdir={tmp_path}/other',))

@@ -51,6 +51,7 @@ def test_packed_masks_give_the_same_run_in_an_eighth_of_the_memory():
   assert sum(mask.nbytes for mask in packed.masks.values()) == size // 8
 
 
+@pytest.mark.slow
 def test_packed_masks_split_over_devices_like_their_parameters():
   _, _, state = trained(('pack_masks', True), mesh=tuple(EIGHT.items()))
   kernel = state.params['layers']['mlp']['up']['kernel']
@@ -59,6 +60,7 @@ def test_packed_masks_split_over_devices_like_their_parameters():
   assert bits.addressable_shards[0].data.size == bits.size // 4
 
 
+@pytest.mark.slow
 def test_random_masks_come_from_the_seed_and_are_nested():
   _, kept, _ = trained(('algorithm', 'random'))
   _, by_magnitude, _ = trained()
@@ -73,6 +75,7 @@ def test_random_masks_come_from_the_seed_and_are_nested():
   np.testing.assert_array_equal(flat(on_eight[-1]), flat(kept[-1]))
 
 
+@pytest.mark.slow
 def test_n_by_m_keeps_n_of_every_m_along_the_axis():
   _, kept, _ = trained(
     ('structure', 'n_by_m'), ('n', 1), ('m', 4), ('axis', 0),
@@ -84,6 +87,7 @@ def test_n_by_m_keeps_n_of_every_m_along_the_axis():
   assert (head.reshape(-1, 4, 256).sum(axis=1) == 1).all()
 
 
+@pytest.mark.slow
 def test_blocks_are_kept_whole():
   _, kept, _ = trained(
     ('structure', 'block'), ('block_height', 4), ('block_width', 2),
@@ -94,6 +98,7 @@ def test_blocks_are_kept_whole():
   assert (blocks == 8).sum() == round(8 * 128 * 0.2)
 
 
+@pytest.mark.slow
 def test_channels_are_kept_whole():
   _, kept, _ = trained(
     ('structure', 'channel'), ('axis', -1), ('distribution', 'uniform')

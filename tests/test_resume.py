@@ -13,6 +13,7 @@ import sys
 import time
 
 import pytest
+from processes import TIMEOUT
 from run_files import Run, assert_same_run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -89,7 +90,7 @@ class Command:
   def finish(self, workdir, status=0):
     """Runs to its end; returns what it printed."""
     process = self.start(workdir)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == status, output
     return output
 
@@ -101,7 +102,7 @@ class Command:
       assert process.poll() is None, process.communicate()[0]
       time.sleep(0.001)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=TIMEOUT)
     return process.returncode, output
 
   def kill_when(self, is_time, workdir):

@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from processes import TIMEOUT
 from run_files import Run, assert_same_run
 
 from jax_sparse_pretrain import analysis
@@ -168,13 +169,13 @@ class Command:
   def sweep(self, path, workdir, *more, status=0):
     """To its end; returns what it printed."""
     process = self.start(*SWEEP, *arguments(path, workdir, *more))
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == status, output
     return output
 
   def alone(self, path, directory, names):
     process = self.start('-c', ALONE, path, directory, *names)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, output
 
   def signal_when(self, is_time, number, path, workdir):
@@ -184,7 +185,7 @@ class Command:
       assert process.poll() is None, process.communicate()[0]
       time.sleep(0.001)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=TIMEOUT)
     return process.returncode, output
 
 
@@ -322,7 +323,7 @@ def test_a_run_of_a_sweep_can_be_continued_by_train(
   process = command.start(
     *('-m', 'jax_sparse_pretrain.train'), *arguments(path, run, *flags)
   )
-  output, _ = process.communicate(timeout=120)
+  output, _ = process.communicate(timeout=TIMEOUT)
   assert process.returncode == 0, output
   assert 'Finished: 32 steps' in output
   found = json.loads((run / 'config.json').read_text())

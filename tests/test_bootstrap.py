@@ -58,11 +58,16 @@ def test_every_resample_is_identified_and_fitted(resamples):
   assert (resamples.counts.sum(axis=1) == 240).all()
 
 
-def test_resamples_reach_the_optimum_that_scipy_finds(published, resamples):
+@pytest.mark.parametrize(
+  'n_resamples', [3, pytest.param(6, marks=pytest.mark.slow)]
+)
+def test_resamples_reach_the_optimum_that_scipy_finds(
+  published, resamples, n_resamples
+):
   N, D, loss = chinchilla()
   order = design.make(N, D, loss).order
   rng = np.random.default_rng(0)
-  for i in rng.integers(0, 4000, 3):
+  for i in rng.integers(0, 4000, n_resamples):
     drawn = np.repeat(order, resamples.counts[i])
     spread = rng.uniform([0, 0, -1, 0.1, 0.1], [20, 20, 1, 1, 1], (12, 5))
     law, f = grid.search(N[drawn], D[drawn], loss[drawn], 1e-3, spread)

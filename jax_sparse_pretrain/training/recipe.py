@@ -325,7 +325,4 @@ def _kept_fractions(
   """
   if asked.sparsity == 0 or asked.distribution == 'global':
     return kept
-  # Exactly 1 at the last update, so that each target is reached exactly.
-  last = kept == 1 - asked.sparsity
-  part = 1.0 if last else (1 - kept) / asked.sparsity
-  return {name: 1 - target * part for name, target in targets.items()}
+  return pruning.kept_on_the_way(targets, asked.sparsity, kept)

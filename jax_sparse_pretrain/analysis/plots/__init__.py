@@ -1,8 +1,8 @@
 """Pictures of runs and laws: values in, a matplotlib Figure out.
 
-The modules `*_picture` draw; all take their colours, figures
-and axes from `style`. They fit nothing, and read nothing but the files of the
-run that `training_picture` draws. Only this room imports matplotlib; it never
+The modules `*_picture` draw; all take their colours, figures and axes from
+`style`. They fit nothing, and read nothing but the files of the run that
+`training_picture` draws. Only this room imports matplotlib; it never
 imports pyplot, so it needs no display and leaves the user's backend alone.
 """
 

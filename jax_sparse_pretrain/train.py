@@ -117,6 +117,10 @@ def _show_plan(config: config_lib.Config) -> int:
   # Refuses what the run would refuse.
   recipe.make_pruner(config, plan, recipe.model_kernels(config.model))
   print(recipe.plan_table(config, plan))
+  from jax_sparse_pretrain import data
+
+  for note in data.describe(config.data):
+    print(note)
   return 0
 
 

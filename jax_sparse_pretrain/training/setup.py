@@ -55,9 +55,11 @@ class Experiment(Parts):
 
   Attributes:
     corpus: the fingerprint of the data.
-    batches: iterator over this process's rows of each batch, int32[rows,
-      L + 1]; to be closed when done.
-    evaluation_rows: int32[n, L + 1] on the host, the same in every process.
+    notes: lines about the data, for a person.
+    batches: iterator over this process's rows of each batch; to be closed
+      when done.
+    evaluation_rows: on the host, the same in every process, by the name of
+      the metric: `eval_loss`, and `eval_loss_NAME` of further sets.
     unigram_loss: what the best guess without context would lose there, in
       nats.
     learning_rates: float32[steps].
@@ -65,8 +67,9 @@ class Experiment(Parts):
   """
 
   corpus: dict[str, Any]
-  batches: Any  # Grain's iterator has no public type.
-  evaluation_rows: np.ndarray
+  notes: tuple[str, ...]
+  batches: data_lib.BatchIterator
+  evaluation_rows: Mapping[str, np.ndarray]
   unigram_loss: float
   learning_rates: np.ndarray
   controls: Callable[[int], step_lib.Controls]
@@ -80,21 +83,21 @@ class Experiment(Parts):
     return jax.make_array_from_process_local_data(
       sharding.batch_sharding(self.mesh),
       rows,
-      global_shape=(
-        self.config.batch_size,
-        self.config.model.context_length + 1,
-      ),
+      global_shape=(self.config.batch_size, *rows.shape[1:]),
     )
 
-  def evaluate(self, params: Any) -> float:
-    """Mean loss over the evaluation rows, in nats."""
-    return step_lib.evaluate(
-      self.programs.row_losses,
-      params,
-      self.evaluation_rows,
-      _evaluation_batch(self.config, self.mesh),
-      sharding.batch_sharding(self.mesh),
-    )
+  def evaluate(self, params: Any) -> dict[str, float]:
+    """Mean loss over each set of evaluation rows, in nats."""
+    return {
+      name: step_lib.evaluate(
+        self.programs.row_losses,
+        params,
+        rows,
+        _evaluation_batch(self.config, self.mesh),
+        sharding.batch_sharding(self.mesh),
+      )
+      for name, rows in self.evaluation_rows.items()
+    }
 
   @property
   def delay(self) -> int:
@@ -196,33 +199,38 @@ def set_up(
 
 def _open_data(config: Config, mesh: Mesh) -> dict[str, Any]:
   corpus = data_lib.open_corpus(config.data)
-  tokenizer = data_lib.load_tokenizer(config.data)
-  if tokenizer.vocab_size > config.model.vocab_size:
+  if corpus.vocab_size > config.model.vocab_size:
     raise ConfigError(
       f'model.vocab_size = {config.model.vocab_size}: must be at least that of '
-      f'the tokenizer, {tokenizer.vocab_size}'
+      f'the tokenizer, {corpus.vocab_size}'
     )
-  evaluation_rows = data_lib.evaluation_rows(
-    corpus.validation,
-    tokenizer,
-    n_rows=config.evaluation.rows,
-    context_length=config.model.context_length,
-  )
+  evaluated = {'eval_loss': corpus}
+  for name, path in config.evaluation.sets:
+    evaluated[f'eval_loss_{name}'] = data_lib.open_evaluation_set(corpus, path)
+  evaluation_rows = {
+    name: data_lib.evaluation_rows(
+      each,
+      n_rows=config.evaluation.rows,
+      context_length=config.model.context_length,
+      mask_documents=config.data.mask_documents,
+    )
+    for name, each in evaluated.items()
+  }
   batches = data_lib.train_batches(
-    corpus.train,
-    tokenizer,
+    corpus,
     batch_size=config.batch_size,
     context_length=config.model.context_length,
-    streams=config.n_streams,
     seed=config.seed,
     prefetch=config.data.prefetch,
+    mask_documents=config.data.mask_documents,
     rows=sharding.local_rows(sharding.batch_sharding(mesh), config.batch_size),
   )
   return {
     'corpus': corpus.fingerprint,
+    'notes': corpus.notes,
     'batches': batches,
     'evaluation_rows': evaluation_rows,
-    'unigram_loss': step_lib.unigram_loss(evaluation_rows),
+    'unigram_loss': step_lib.unigram_loss(evaluation_rows['eval_loss']),
   }
 
 

@@ -3,58 +3,40 @@
 Read from ArrayRecord files, without TensorFlow.
 """
 
-import hashlib
-import json
-import os
+import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from jax_sparse_pretrain import config, storage
+from jax_sparse_pretrain.data.documents import Reading, Records
 
 _NAME = re.compile(r'(\w+(?:/[\w.+-]+)?):(\d+\.\d+\.\d+)')
 
-_Opened = tuple['TfdsDocuments', 'TfdsDocuments', dict[str, Any]]
 
-
-class TfdsDocuments:
-  """One text feature of the examples of a split."""
-
-  def __init__(self, examples, feature: str):
-    self._examples, self._feature = examples, feature
-
-  def __len__(self) -> int:
-    return len(self._examples)
-
-  def __getitem__(self, index: int) -> str:
-    index = range(len(self))[index]  # Raises IndexError, as sequences do.
-    return self._examples[index][self._feature].decode()
-
-
-def open_tfds(data: config.Data) -> _Opened:
-  """Opens two splits; reads their sizes, not their documents."""
+def open_tfds(
+  data: config.Data, reading: Reading
+) -> list[tuple[Records, Reading]]:
+  """The two splits as sources of documents; reads no document yet."""
   builder = _builder(data)
   _check_feature(builder.info.features, data.text_feature)
-  splits = {
-    'train': _split(builder, 'data.train_split', data.train_split),
-    'validation': _split(
-      builder, 'data.validation_split', data.validation_split
-    ),
-  }
-  opened = (
-    TfdsDocuments(builder.as_data_source(split), data.text_feature)
-    for split in (data.train_split, data.validation_split)
-  )
-  fingerprint = {
-    'name': builder.info.full_name,
-    'file_format': builder.info.file_format.value,
-    'bytes': int(builder.info.dataset_size),
-    **{name: _fingerprint(split) for name, split in splits.items()},
-  }
-  return *opened, fingerprint
+  opened = []
+  for split in ('train', 'validation'):
+    key = f'data.{split}_split'
+    name = getattr(data, f'{split}_split')
+    _check_split(builder, key, name)
+    texts = _texts(builder.as_data_source(name), data.text_feature)
+    how = dataclasses.replace(reading, split=split)
+    opened.append((Records(f'{builder.info.full_name} {name}', texts), how))
+  return opened
+
+
+def _texts(examples, feature: str) -> Iterator[bytes]:
+  for index in range(len(examples)):
+    yield examples[index][feature]
 
 
 def _builder(data: config.Data):
@@ -114,8 +96,8 @@ def _is_text(kind) -> bool:
   return kind.shape == () and kind.np_dtype == np.object_
 
 
-def _split(builder, key: str, split: str):
-  """The description of a split or of a slice of one, such as `train[:1%]`."""
+def _check_split(builder, key: str, split: str) -> None:
+  """A split, or a slice of one, such as `train[:1%]`."""
   allowed = f'must be one of {", ".join(builder.info.splits)}, or a slice of it'
   try:
     found = builder.info.splits[split]
@@ -123,16 +105,3 @@ def _split(builder, key: str, split: str):
     raise config.ConfigError(f'{key} = {split!r}: {allowed}') from error
   if not found.num_examples:
     raise config.ConfigError(f'{key} = {split!r}: no documents; {allowed}')
-  return found
-
-
-def _fingerprint(split) -> dict[str, Any]:
-  """Names and lengths of files stand in for what is in them."""
-  pieces = [
-    (os.path.basename(piece.filename), piece.skip, piece.take)
-    for piece in split.file_instructions
-  ]
-  return {
-    'documents': split.num_examples,
-    'sha256': hashlib.sha256(json.dumps(pieces).encode()).hexdigest(),
-  }

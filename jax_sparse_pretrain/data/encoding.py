@@ -1,0 +1,119 @@
+"""Documents -> `[BOS] ids [EOS]`, split by split.
+
+Training on a small corpus and preparing a large one go through here, so that
+both give the same tokens.
+"""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_sparse_pretrain.data.documents import Piece
+from jax_sparse_pretrain.data.tokenizers import Tokenizer
+
+# Text that is handed to a tokenizer at once, in bytes or so.
+BATCH_BYTES = 1 << 20
+
+SPLITS = ('train', 'validation')
+
+
+class Part(NamedTuple):
+  """The tokens of a piece, boundaries included.
+
+  Attributes:
+    ids: int32[n].
+    n_bytes: of the piece's text as UTF-8.
+    ends, split, digest: as in `Piece`.
+  """
+
+  ids: np.ndarray
+  n_bytes: int
+  ends: bool
+  split: str
+  digest: bytes
+
+
+def batches_of(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+  """Groups pieces, about `BATCH_BYTES` of text each."""
+  batch, size = [], 0
+  for piece in pieces:
+    batch.append(piece)
+    size += len(piece.text)
+    if size >= BATCH_BYTES:
+      yield batch
+      batch, size = [], 0
+  if batch:
+    yield batch
+
+
+def encode(tokenizer: Tokenizer, batch: Sequence[Piece]) -> list[np.ndarray]:
+  """The ids of each piece, without boundaries, in the smallest type."""
+  dtype = token_dtype(tokenizer.vocab_size)
+  ids = tokenizer.encode([piece.text for piece in batch])
+  return [i.astype(dtype) for i in ids]
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+  return np.dtype('uint16' if vocab_size <= 1 << 16 else 'uint32')
+
+
+class Joiner:
+  """Puts boundaries around documents that come in pieces.
+
+  `is_inside` is whether the last piece did not end its document.
+  """
+
+  def __init__(self, tokenizer: Tokenizer, is_inside: bool = False):
+    dtype = token_dtype(tokenizer.vocab_size)
+    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    self._begin = np.array(bos, dtype)
+    self._end = np.array([tokenizer.eos_id], dtype)
+    self.is_inside = is_inside
+
+  def join(self, ids: np.ndarray, ends: bool) -> np.ndarray:
+    """The ids of the next piece with the boundaries that belong to it."""
+    begin = [] if self.is_inside else [self._begin]
+    self.is_inside = not ends
+    return np.concatenate([*begin, ids, *([self._end] if ends else [])])
+
+
+class EncodedSplit(NamedTuple):
+  """A split in memory."""
+
+  ids: np.ndarray
+  n_documents: int
+  n_bytes: int
+
+
+def encode_in_memory(
+  pieces: Iterable[Piece],
+  tokenizer: Tokenizer,
+  check: Callable[[int], None] = lambda n_bytes: None,
+) -> dict[str, EncodedSplit]:
+  """Tokenizes all documents, on all cores if the tokenizer can.
+
+  Args:
+    pieces: what a source yields.
+    tokenizer: turns text into ids.
+    check: called with the bytes read so far; may raise.
+  """
+  arrays: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+  documents, sizes = collections.Counter(), collections.Counter()
+  joiner = Joiner(tokenizer)
+  for batch in batches_of(pieces):
+    for piece, ids in zip(batch, encode(tokenizer, batch), strict=True):
+      arrays[piece.split].append(joiner.join(ids, piece.ends))
+      documents[piece.split] += piece.ends
+      sizes[piece.split] += len(piece.text.encode())
+    check(sizes.total())
+  dtype = token_dtype(tokenizer.vocab_size)
+  return {
+    split: EncodedSplit(
+      np.concatenate([np.empty(0, dtype), *arrays[split]]),
+      documents[split],
+      sizes[split],
+    )
+    for split in SPLITS
+  }

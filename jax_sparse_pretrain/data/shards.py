@@ -1,0 +1,218 @@
+"""Token shards: a prepared corpus as flat arrays that NumPy opens anywhere.
+
+A directory holds `manifest.json`, the tokenizer's own file, and for each shard
+`SPLIT-NNNNN.npy`, uint16 or uint32 token ids of whole documents end to end,
+and `SPLIT-NNNNN.ends.npy`, where each document ends in it. The manifest is
+written last: a directory without one is not prepared.
+"""
+
+import bisect
+import functools
+import hashlib
+import json
+import pathlib
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_sparse_pretrain import config, storage
+from jax_sparse_pretrain.data import tokenizers
+
+MANIFEST = 'manifest.json'
+_FORMAT, _VERSION = 'token shards', 1
+# Shards of an object store that are kept on this machine.
+_KEPT = 40
+
+
+class TokenShards:
+  """The tokens of a split, in shards one after another.
+
+  Args:
+    shards: (file, byte where the ids begin, type, number of ids).
+  """
+
+  def __init__(self, shards: Sequence[tuple[pathlib.Path, int, str, int]]):
+    self._shards = list(shards)
+    sizes = [size for *_, size in self._shards]
+    self._starts = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
+    self._opened = functools.lru_cache(None)(self._open)
+
+  def __len__(self) -> int:
+    return self._starts[-1]
+
+  def read(self, start: int, out: np.ndarray) -> None:
+    """Fills `out` with the tokens from `start` on."""
+    filled = 0
+    index = bisect.bisect_right(self._starts, start) - 1
+    while filled < len(out):
+      inside = start + filled - self._starts[index]
+      part = self._opened(index)[inside : inside + len(out) - filled]
+      out[filled : filled + len(part)] = part
+      filled += len(part)
+      index += 1
+
+  def _open(self, index: int) -> np.ndarray:
+    path, offset, dtype, size = self._shards[index]
+    if storage.is_remote(path):
+      path = _downloads().get(path)
+    return np.memmap(path, dtype, 'r', offset, (size,))
+
+
+class _Downloads:
+  """Copies of remote shards, in a folder that goes with the process."""
+
+  def __init__(self):
+    self._folder = tempfile.TemporaryDirectory(prefix='token-shards-')
+    self._lock = threading.Lock()
+
+  def get(self, path: pathlib.Path) -> pathlib.Path:
+    name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    copy = pathlib.Path(self._folder.name, name)
+    with self._lock:
+      if not copy.exists():
+        partial = copy.with_suffix('.partial')
+        path.copy(partial)
+        partial.rename(copy)
+    return copy
+
+
+@functools.cache
+def _downloads() -> _Downloads:
+  return _Downloads()
+
+
+def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
+  """The manifest of a prepared directory.
+
+  Raises:
+    ConfigError: if there is none, or it is none of this version.
+  """
+  path = directory / MANIFEST
+  try:
+    manifest = json.loads(path.read_text())
+    found = manifest['format'], manifest['version']
+  except FileNotFoundError as error:
+    unfinished = (directory / 'progress.json').exists()
+    hint = (
+      'is not finished: run the same prepare again'
+      if unfinished
+      else 'has no manifest.json: make it with '
+      'python -m jax_sparse_pretrain.prepare'
+    )
+    raise config.ConfigError(f'{directory}: {hint}') from error
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise config.ConfigError(f'{path}: cannot be read: {error}') from error
+  if found != (_FORMAT, _VERSION):
+    raise config.ConfigError(
+      f'{path}: is {found[0]} {found[1]}; must be {_FORMAT} {_VERSION}'
+    )
+  return manifest
+
+
+def write_manifest(directory: pathlib.Path, content: dict[str, Any]) -> None:
+  manifest = {'format': _FORMAT, 'version': _VERSION, **content}
+  storage.replace(directory / MANIFEST, json.dumps(manifest, indent=1) + '\n')
+
+
+def open_split(
+  directories: Sequence[pathlib.Path],
+  manifests: Mapping[pathlib.Path, dict[str, Any]],
+  split: str,
+) -> TokenShards:
+  """The tokens of one split, over all directories.
+
+  Raises:
+    ConfigError: for a shard that is missing or has another size.
+  """
+  shards = []
+  for directory in directories:
+    for shard in manifests[directory]['splits'][split]['shards']:
+      path = shard_path(directory, shard)
+      offset, dtype = shard['offset'], shard['dtype']
+      _check_size(path, offset + shard['tokens'] * np.dtype(dtype).itemsize)
+      shards.append((path, offset, dtype, shard['tokens']))
+  return TokenShards(shards)
+
+
+def shard_path(directory: pathlib.Path, shard: dict[str, Any]) -> pathlib.Path:
+  """Where a shard of the manifest lies."""
+  name = shard['file']
+  # An adopted file lies elsewhere.
+  return storage.as_path(name) if '/' in name else directory / name
+
+
+def _check_size(path: pathlib.Path, expected: int) -> None:
+  try:
+    about = path.stat()
+  except OSError as error:
+    raise config.ConfigError(f'{path}: a shard is missing: {error}') from error
+  size = about.length if storage.is_remote(path) else about.st_size
+  if size != expected:
+    raise config.ConfigError(
+      f'{path}: has {size} bytes; the manifest says {expected}: the shard has '
+      'changed or is cut short'
+    )
+
+
+def tokenizer_of(
+  directory: pathlib.Path, about: dict[str, Any]
+) -> tokenizers.Tokenizer | None:
+  """The tokenizer of a prepared directory; None if it has none (adopted).
+
+  Args:
+    directory: where its file lies.
+    about: what the manifest says of it.
+
+  Raises:
+    ConfigError: if its file is not the one of the manifest.
+  """
+  if about['kind'] == 'bytes':
+    return tokenizers.ByteTokenizer()
+  if not about.get('file'):
+    return None
+  path = directory / about['file']
+  tokenizer = tokenizers.read_tokenizer(
+    about['kind'],
+    path,
+    str(path),
+    about.get('bos', ''),
+    about.get('eos', ''),
+  )
+  found = tokenizers.identity(tokenizer)
+  if found['sha256'] != about['sha256']:
+    raise config.ConfigError(
+      f'{path}: is not the tokenizer that made these tokens'
+    )
+  return tokenizer
+
+
+def check_shards(directory: pathlib.Path, manifest: dict[str, Any]) -> int:
+  """Compares every shard with its checksum; returns how many there are.
+
+  Raises:
+    ConfigError: for the first that differs.
+  """
+  n_checked = 0
+  for split in manifest['splits'].values():
+    for shard in split['shards']:
+      path = shard_path(directory, shard)
+      size = shard['tokens'] * np.dtype(shard['dtype']).itemsize
+      _check_size(path, shard['offset'] + size)
+      if checksum(path) != shard['sha256']:
+        raise config.ConfigError(
+          f'{path}: its content has changed since it was prepared'
+        )
+      n_checked += 1
+  return n_checked
+
+
+def checksum(path: pathlib.Path) -> str:
+  """SHA-256 of a whole file."""
+  with path.open('rb') as file:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 22):
+      digest.update(block)
+  return digest.hexdigest()

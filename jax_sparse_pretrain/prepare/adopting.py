@@ -1,0 +1,89 @@
+"""Token files of other projects, taken as they lie.
+
+nanoGPT writes `train.bin` and `val.bin`: uint16 ids and nothing else
+(github.com/karpathy/nanoGPT, data/openwebtext/prepare.py). llm.c's begin with
+a header of 256 int32: 20240520, version, number of ids; version 1 has uint16
+ids (github.com/karpathy/llm.c, dev/data/data_common.py).
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_sparse_pretrain import config
+from jax_sparse_pretrain.data import encoding, files, shards
+
+_MAGIC = 20240520
+_HEADER_BYTES = 1024
+
+
+def adopt(
+  names: Sequence[str], vocab_size: int, eos_id: int
+) -> dict[str, dict[str, Any]]:
+  """What the manifest says of these files.
+
+  Args:
+    names: files or globs; one with `val` in its name is held out.
+    vocab_size: every id must be below it.
+    eos_id: stands between documents.
+
+  Returns:
+    Counts and shards of each split. The bytes of text are not known.
+
+  Raises:
+    ConfigError: for a file that is no token file, or an id out of range.
+  """
+  splits = {
+    split: {'documents': 0, 'tokens': 0, 'bytes': None, 'shards': []}
+    for split in encoding.SPLITS
+  }
+  for name in names:
+    for path in files.find_files(name).paths.values():
+      shard = _shard(path.resolve(), vocab_size, eos_id)
+      held_out = 'val' in path.stem
+      split = splits['validation' if held_out else 'train']
+      split['shards'].append(shard)
+      split['tokens'] += shard['tokens']
+      split['documents'] += shard['documents']
+  for split, found in splits.items():
+    if not found['tokens']:
+      raise config.ConfigError(
+        f'--adopt: no file for {split}; one with val in its name is held out'
+      )
+  return splits
+
+
+def _shard(path: pathlib.Path, vocab_size: int, eos_id: int) -> dict[str, Any]:
+  size = path.stat().st_size
+  offset = 0
+  head = np.fromfile(path, np.int32, 3)
+  if len(head) == 3 and head[0] == _MAGIC:
+    offset = _HEADER_BYTES
+    if head[1] != 1 or size != offset + 2 * int(head[2]):
+      raise config.ConfigError(
+        f'{path}: version {head[1]} with {head[2]} ids of llm.c; must be '
+        'version 1, uint16, and whole'
+      )
+  if size % 2 or size == offset:
+    raise config.ConfigError(f'{path}: {size} bytes are no uint16 token ids')
+  ids = np.memmap(path, np.uint16, 'r', offset)
+  n_documents = 0
+  for start in range(0, len(ids), 1 << 24):
+    block = ids[start : start + (1 << 24)]
+    if block.max() >= vocab_size:
+      raise config.ConfigError(
+        f'{path}: has id {block.max()}; must be below the vocabulary of '
+        f'{vocab_size}'
+      )
+    n_documents += int(np.count_nonzero(block == eos_id))
+  return {
+    'file': os.fspath(path),
+    'offset': offset,
+    'dtype': 'uint16',
+    'tokens': len(ids),
+    'documents': n_documents,
+    'sha256': shards.checksum(path),
+  }

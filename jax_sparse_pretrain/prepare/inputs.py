@@ -1,0 +1,117 @@
+"""What to prepare: files, directories of data sets, data sets of a hub."""
+
+import collections
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jax_sparse_pretrain import config, storage
+from jax_sparse_pretrain.data import documents, files, tfds
+from jax_sparse_pretrain.text import count
+
+
+class Input(NamedTuple):
+  """A source, and how to read it."""
+
+  source: documents.Source
+  reading: documents.Reading
+
+
+def find_inputs(
+  names: Sequence[str], reading: documents.Reading
+) -> tuple[list[Input], list[str]]:
+  """The inputs that the words of the command name, and notes for a person.
+
+  A word is a file, a directory, a glob, the directory of a data set that TFDS
+  or Hugging Face's `datasets` has saved, or `hf:NAME[:CONFIG][@SPLIT]`.
+
+  Raises:
+    ConfigError: for a word that names nothing.
+  """
+  inputs, plain = [], []
+  notes = []
+  for name in names:
+    if name.startswith('hf:'):
+      inputs += [Input(source, reading) for source in _from_hub(name, reading)]
+    elif sources := _data_set(name, reading):
+      inputs += sources
+    else:
+      plain.append(name)
+  paths: dict[str, pathlib.Path] = {}
+  seen: collections.Counter = collections.Counter()
+  for name in plain:
+    found = files.find_files(name)
+    for path in found.paths.values():
+      seen[os.fspath(path)] += 1
+      paths[os.fspath(path)] = path
+    seen['repeated'] += found.n_repeated
+  repeated = sum(n - 1 for n in seen.values() if n > 1) if plain else 0
+  if repeated:
+    notes.append(f'{count(repeated)} names lead to a file that was met before')
+  found = files.Found(paths, 0)
+  sources = documents.file_sources(found, reading.validation_fraction)
+  inputs += [Input(source, reading) for source in sources]
+  return inputs, notes
+
+
+def _data_set(name: str, reading: documents.Reading) -> list[Input]:
+  path = storage.as_path(name)
+  if (path / 'features.json').exists():
+    data = config.Data(
+      source='tfds',
+      path=name,
+      text_feature=reading.text_field,
+      tokenizer='bytes',
+    )
+    opened = tfds.open_tfds(data, reading)
+    # Splits given by the data set are kept.
+    return [Input(source, how) for source, how in opened]
+  if (path / 'dataset_dict.json').exists() or (path / 'state.json').exists():
+    return [Input(source, reading) for source in _saved(path, reading)]
+  return []
+
+
+def _saved(path, reading) -> list[documents.Records]:
+  datasets = _datasets()
+  loaded = datasets.load_from_disk(os.fspath(path))
+  if isinstance(loaded, datasets.DatasetDict):
+    if 'train' not in loaded:
+      raise config.ConfigError(f'{path}: has no split train')
+    loaded = loaded['train']
+  return [documents.Records(os.fspath(path), _texts(loaded, reading))]
+
+
+def _from_hub(name: str, reading) -> list[documents.Records]:
+  address, _, split = name.removeprefix('hf:').partition('@')
+  repository, _, configuration = address.partition(':')
+  datasets = _datasets()
+  try:
+    loaded = datasets.load_dataset(
+      repository, configuration or None, split=split or 'train', streaming=True
+    )
+  except Exception as error:  # The hub and its client raise many kinds.
+    raise config.ConfigError(f'{name}: cannot be loaded: {error}') from error
+  return [documents.Records(name, _texts(loaded, reading))]
+
+
+class _texts:
+  """The text field of each example; may be gone through again."""
+
+  def __init__(self, examples, reading: documents.Reading):
+    self._examples, self._field = examples, reading.text_field
+
+  def __iter__(self):
+    for example in self._examples:
+      yield documents.field_of(example, self._field)
+
+
+def _datasets():
+  try:
+    import datasets
+  except ImportError as error:
+    raise config.ConfigError(
+      "data sets of Hugging Face need: pip install 'jax_sparse_pretrain"
+      "[datasets]'"
+    ) from error
+  return datasets

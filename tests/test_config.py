@@ -69,7 +69,8 @@ RECIPE = {
   'pruning.every': 50,
   'pruning.order': 'before',
   'pruning.regrow': False,
-  'data.path': 'c4/en:3.0.1',
+  'data.source': 'tokens',
+  'data.mask_documents': False,
   'data.validation_split': 'validation',
 }
 
@@ -160,8 +161,10 @@ def test_overrides_reach_the_config():
     ('pruning.every=0', 'every = 0: must be at least 1'),
     ('data.piece_bytes=-1', 'piece_bytes = -1: must be at least 0'),
     ('accumulation_steps=3', 'batch_size = 32: must be divisible by'),
-    ('data.streams=3', 'streams = 3: must divide batch_size = 32'),
+    ('data.streams=3', 'streams: unknown key'),
     ('data.source=text', "path = '': must be set"),
+    ('data.tokenizer=auto', "tokenizer = 'auto': must name a tokenizer"),
+    ("data.mixture=(('a', 1.0),)", 'mixture: needs data.source'),
     ('mesh.fsdp=-1', 'at most one'),
     ('mesh.fsdp=0', 'fsdp = 0: must be at least 1'),
     ('nonsense=1', 'nonsense'),

@@ -227,11 +227,13 @@ def sources_of(
   )
   if data.source == 'tfds':
     return tfds.open_tfds(data, reading), []
-  found = (
-    files.stdlib_files()
-    if data.source == 'stdlib'
-    else files.find_files(data.path)
-  )
+  if data.source == 'stdlib':
+    found = files.stdlib_files()
+  else:
+    try:
+      found = files.find_files(data.path)
+    except config.ConfigError as error:
+      raise config.ConfigError(f'data.path = {error}') from error
   sources = documents.file_sources(found, data.validation_fraction)
   n_bytes = sum(source.size() for source in sources)
   notes = [f'data: {len(found.paths):,} files, {size(n_bytes)}']

@@ -120,7 +120,7 @@ def _open_tokens(data: config.Data) -> Corpus:
     vocab_size=about['vocab_size'],
     document_end=about['eos_id'],
     fingerprint=fingerprint,
-    notes=_notes(splits),
+    notes=_notes(splits, about),
   )
 
 
@@ -210,7 +210,7 @@ def _read(data: config.Data, sources, notes: list[str]) -> Corpus:
       'tokenizer': tokenizers.identity(tokenizer),
       **about,
     },
-    notes=(*notes, *_notes(about)),
+    notes=(*notes, *_notes(about, tokenizers.identity(tokenizer))),
   )
 
 
@@ -251,11 +251,17 @@ def _check_fits_in_memory(n_bytes: int) -> None:
     )
 
 
-def _notes(splits: dict[str, Any]) -> tuple[str, ...]:
-  return tuple(
-    f'data: {name}: {count(split["documents"])} documents, '
-    f'{count(split["tokens"])} tokens, {known(split["bytes"], count)} bytes'
-    for name, split in splits.items()
+def _notes(splits: dict[str, Any], tokenizer: dict[str, Any]) -> tuple:
+  begin = tokenizer['bos_id']
+  opens = 'nothing opens one' if begin is None else f'id {begin} opens one'
+  return (
+    *(
+      f'data: {name}: {count(split["documents"])} documents, '
+      f'{count(split["tokens"])} tokens, {known(split["bytes"], count)} bytes'
+      for name, split in splits.items()
+    ),
+    f'data: {tokenizer["kind"]} tokenizer of {tokenizer["vocab_size"]:,} ids; '
+    f'id {tokenizer["eos_id"]} closes a document, {opens}',
   )
 
 

@@ -7,6 +7,7 @@ compiled.
 import dataclasses
 import functools
 import importlib.metadata
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +25,9 @@ from jax_sparse_pretrain.runs import sinks
 from jax_sparse_pretrain.training import jitted, recipe
 from jax_sparse_pretrain.training import optimizer as optimizer_lib
 from jax_sparse_pretrain.training import step as step_lib
+
+# A vocabulary this many times that of the tokenizer is more than padding.
+_WIDE_VOCABULARY = 1.5
 
 _VERSIONED = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain')
 
@@ -204,6 +208,7 @@ def _open_data(config: Config, mesh: Mesh) -> dict[str, Any]:
       f'model.vocab_size = {config.model.vocab_size}: must be at least that of '
       f'the tokenizer, {corpus.vocab_size}'
     )
+  _warn_of_unused_ids(config, corpus.vocab_size)
   evaluated = {'eval_loss': corpus}
   for name, path in config.evaluation.sets:
     evaluated[f'eval_loss_{name}'] = data_lib.open_evaluation_set(corpus, path)
@@ -232,6 +237,19 @@ def _open_data(config: Config, mesh: Mesh) -> dict[str, Any]:
     'evaluation_rows': evaluation_rows,
     'unigram_loss': step_lib.unigram_loss(evaluation_rows['eval_loss']),
   }
+
+
+def _warn_of_unused_ids(config: Config, used: int) -> None:
+  """The head counts as linear parameters, ids that never occur included."""
+  if config.model.vocab_size <= _WIDE_VOCABULARY * used:
+    return
+  model = dataclasses.replace(config.model, vocab_size=used)
+  warnings.warn(
+    f'model.vocab_size = {config.model.vocab_size}: the tokenizer has {used} '
+    f'ids; N is {counts.linear_parameters(config.model):,}, and would be '
+    f'{counts.linear_parameters(model):,} with as many',
+    stacklevel=2,
+  )
 
 
 def _evaluation_batch(config: Config, mesh: Mesh) -> int:

@@ -11,19 +11,19 @@ import functools
 import hashlib
 import json
 import pathlib
-import tempfile
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jax_sparse_pretrain import config, storage
-from jax_sparse_pretrain.data import tokenizers
+from jax_sparse_pretrain.data import files, tokenizers
 
 MANIFEST = 'manifest.json'
+# How far an unfinished `prepare` is.
+JOURNAL = 'progress.json'
 _FORMAT, _VERSION = 'token shards', 1
-# Shards of an object store that are kept on this machine.
+# Shards of an object store that each split keeps on this machine.
 _KEPT = 40
 
 
@@ -38,7 +38,8 @@ class TokenShards:
     self._shards = list(shards)
     sizes = [size for *_, size in self._shards]
     self._starts = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
-    self._opened = functools.lru_cache(None)(self._open)
+    remote = any(storage.is_remote(path) for path, *_ in self._shards)
+    self._opened = functools.lru_cache(_KEPT if remote else None)(self._open)
 
   def __len__(self) -> int:
     return self._starts[-1]
@@ -56,32 +57,9 @@ class TokenShards:
 
   def _open(self, index: int) -> np.ndarray:
     path, offset, dtype, size = self._shards[index]
-    if storage.is_remote(path):
-      path = _downloads().get(path)
-    return np.memmap(path, dtype, 'r', offset, (size,))
-
-
-class _Downloads:
-  """Copies of remote shards, in a folder that goes with the process."""
-
-  def __init__(self):
-    self._folder = tempfile.TemporaryDirectory(prefix='token-shards-')
-    self._lock = threading.Lock()
-
-  def get(self, path: pathlib.Path) -> pathlib.Path:
-    name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
-    copy = pathlib.Path(self._folder.name, name)
-    with self._lock:
-      if not copy.exists():
-        partial = copy.with_suffix('.partial')
-        path.copy(partial)
-        partial.rename(copy)
-    return copy
-
-
-@functools.cache
-def _downloads() -> _Downloads:
-  return _Downloads()
+    # A deleted copy takes up space until its array is gone, and no longer.
+    with files.local_copy(path) as local:
+      return np.memmap(local, dtype, 'r', offset, (size,))
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
@@ -95,7 +73,7 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
     manifest = json.loads(path.read_text())
     found = manifest['format'], manifest['version']
   except FileNotFoundError as error:
-    unfinished = (directory / 'progress.json').exists()
+    unfinished = (directory / JOURNAL).exists()
     hint = (
       'is not finished: run the same prepare again'
       if unfinished
@@ -144,6 +122,11 @@ def shard_path(directory: pathlib.Path, shard: dict[str, Any]) -> pathlib.Path:
   return storage.as_path(name) if '/' in name else directory / name
 
 
+def ends_path(directory: pathlib.Path, shard: dict[str, Any]) -> pathlib.Path:
+  """Where the ends of a prepared shard's documents lie."""
+  return directory / f'{shard["file"].removesuffix(".npy")}.ends.npy'
+
+
 def _check_size(path: pathlib.Path, expected: int) -> None:
   try:
     about = path.stat()
@@ -190,23 +173,34 @@ def tokenizer_of(
 
 
 def check_shards(directory: pathlib.Path, manifest: dict[str, Any]) -> int:
-  """Compares every shard with its checksum; returns how many there are.
+  """Compares every file with its checksum; returns how many shards there are.
 
   Raises:
     ConfigError: for the first that differs.
   """
   n_checked = 0
+  tokenizer_of(directory, manifest['tokenizer'])
   for split in manifest['splits'].values():
     for shard in split['shards']:
       path = shard_path(directory, shard)
       size = shard['tokens'] * np.dtype(shard['dtype']).itemsize
       _check_size(path, shard['offset'] + size)
-      if checksum(path) != shard['sha256']:
-        raise config.ConfigError(
-          f'{path}: its content has changed since it was prepared'
-        )
+      _check_content(path, shard['sha256'])
+      if 'ends_sha256' in shard:
+        _check_content(ends_path(directory, shard), shard['ends_sha256'])
       n_checked += 1
   return n_checked
+
+
+def _check_content(path: pathlib.Path, expected: str) -> None:
+  try:
+    found = checksum(path)
+  except FileNotFoundError as error:
+    raise config.ConfigError(f'{path}: is missing') from error
+  if found != expected:
+    raise config.ConfigError(
+      f'{path}: its content has changed since it was prepared'
+    )
 
 
 def checksum(path: pathlib.Path) -> str:

@@ -1,6 +1,7 @@
 """The corpus: tokens to train on, tokens held out, and what identifies them."""
 
 import collections
+import contextlib
 import hashlib
 import itertools
 import json
@@ -142,8 +143,13 @@ def prepared_directories(path: str) -> list:
   root = storage.as_path(path)
   if (root / shards.MANIFEST).exists() or not any(c in path for c in '*?['):
     return [root]
-  found = files.find_files(f'{path.rstrip("/")}/{shards.MANIFEST}')
-  return [file.parent for file in found.paths.values()]
+  path = path.rstrip('/')
+  found = files.find_files(f'{path}/{shards.MANIFEST}').paths.values()
+  # One that was begun and not finished is refused, not left out.
+  with contextlib.suppress(config.ConfigError):
+    begun = files.find_files(f'{path}/{shards.JOURNAL}').paths.values()
+    found = [*found, *begun]
+  return sorted({file.parent for file in found})
 
 
 def _same_tokens(about: dict[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,12 @@ piece and a record, whatever the size of a file.
 import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from jax_sparse_pretrain import config, schema, storage
@@ -21,6 +22,7 @@ from jax_sparse_pretrain.data import files
 # A longer document is tokenized in pieces of about so many bytes, cut at the
 # ends of lines.
 PIECE_BYTES = 8 << 20
+_BYTE_ORDER_MARK = b'\xef\xbb\xbf'  # of UTF-8; it is not text
 # With fewer text files than would hold out so many, each file is split instead.
 _FEWEST_HELD_OUT = 10
 
@@ -96,15 +98,29 @@ class Source:
 
 
 class Records(Source):
-  """Documents that another library reads, by index or one after another."""
+  """Documents that another library reads.
 
-  def __init__(self, name: str, texts):
+  Args:
+    name: for a person.
+    texts: may be gone through more than once.
+  """
+
+  def __init__(self, name: str, texts: Iterable[Any]):
     self.name, self._texts = name, texts
 
   def pieces(self, reading, dropped):
-    for number, text in enumerate(self._texts):
-      where = f'{self.name}, document {number}'
-      yield from _document(lambda text=text: text, where, reading, dropped)
+    number = 0
+    try:
+      for number, text in enumerate(self._texts):
+        where = f'{self.name}, document {number}'
+        yield from _document(lambda text=text: text, where, reading, dropped)
+    except config.ConfigError:
+      raise
+    except Exception as error:  # Whatever the other library raises.
+      raise config.ConfigError(
+        f'{self.name}, after document {number}: cannot be read: '
+        f'{schema.one_line(error)}'
+      ) from error
 
 
 class File(Source):
@@ -143,7 +159,7 @@ class File(Source):
             '0 for files that hold a document a record'
           )
         with self._opened(path, kind) as stream:
-          records = _RECORDS[kind.content](stream, reading.text_field)
+          records = _RECORDS[kind.content](stream, reading)
           for place, get in records:
             where = f'{self._path}, {place}'
             self.n_bytes_read = self._raw.tell()
@@ -163,6 +179,9 @@ class File(Source):
 
   def _text_pieces(self, path, kind, reading, dropped):
     split = reading.split
+    if reading.errors == 'skip' and not self._is_utf8(path, kind):
+      dropped['skipped'] += 1
+      return
     cut = None
     if self._by_position and split is None:
       cut = _size(path, kind) * (1 - reading.validation_fraction)
@@ -179,13 +198,10 @@ class File(Source):
           text = raw.decode('utf-8', _decoding(reading.errors))
         except UnicodeDecodeError as error:
           line += raw[: error.start].count(b'\n')
-          if reading.errors != 'skip':
-            raise config.ConfigError(
-              f'{self._path}, line {line}: not UTF-8 ({error.reason}); '
-              "must be, or set the errors to 'replace' or 'skip'"
-            ) from error
-          dropped['skipped'] += 1
-          continue
+          raise config.ConfigError(
+            f'{self._path}, line {line}: not UTF-8 ({error.reason}); '
+            "must be, or set the errors to 'replace' or 'skip'"
+          ) from error
         line += raw.count(b'\n')
         where = part_split or by_hash
         if not reading.piece_bytes:
@@ -195,6 +211,15 @@ class File(Source):
           yield Piece(piece.decode(), True, where, digest)
     if digest is None:
       dropped['empty'] += 1
+
+  def _is_utf8(self, path, kind) -> bool:
+    with self._opened(path, kind) as stream:
+      try:
+        for block in _blocks(stream):
+          block.decode()
+      except UnicodeDecodeError:
+        return False
+    return True
 
 
 def file_sources(found: files.Found, fraction: float) -> list[File]:
@@ -241,59 +266,50 @@ def _document(
     yield Piece(piece.decode(), start == len(raw), split, digest)
 
 
-def _json_records(stream: BinaryIO, field: str):
+def _json_records(stream: BinaryIO, reading: Reading):
   """Yields (place, function that gives the text) of JSON or JSON lines."""
-  first = stream.read(3)
-  lines = itertools.chain([b'' if first == b'\xef\xbb\xbf' else first], stream)
-  lines = _joined_lines(lines)
+  lines = enumerate(itertools.chain(_first_line(stream), stream), 1)
   start = next((line for line in lines if line[1].strip()), None)
   if start is None:
     return
+  if not isinstance(_json_or_none(start[1], reading), dict):
+    # An array, an object over several lines, or a first line that is no JSON.
+    lines = [start, *lines]
+    whole = _json_or_none(b''.join(line for _, line in lines), reading)
+    if whole is not None:
+      records = whole if isinstance(whole, list) else [whole]
+      for number, record in enumerate(records):
+        yield (
+          f'record {number}',
+          functools.partial(field_of, record, reading.text_field),
+        )
+      return
+    start, lines = lines[0], lines[1:]
+  for number, line in itertools.chain([start], lines):
+    if line.strip():
+      yield f'line {number}', functools.partial(_line_text, line, reading)
+
+
+def _first_line(stream: BinaryIO) -> list[bytes]:
+  """The first line in a list, without a mark; none of an empty stream."""
+  line = stream.readline().removeprefix(_BYTE_ORDER_MARK)
+  return [line] if line else []
+
+
+def _line_text(line: bytes, reading: Reading) -> Any:
+  return field_of(_parsed(line, reading), reading.text_field)
+
+
+def _json_or_none(raw: bytes, reading: Reading) -> Any:
   try:
-    is_lines = isinstance(json.loads(start[1]), dict)
-  except ValueError:
-    is_lines = False
-  if is_lines:
-    for number, line in itertools.chain([start], lines):
-      if line.strip():
-        yield f'line {number}', lambda line=line: field_of(_parsed(line), field)
-    return
-  # An array, an object over several lines, or a first line that is no JSON.
-  rest = b''.join(line for _, line in lines)
+    return _parsed(raw, reading)
+  except (ValueError, RecursionError):
+    return None
+
+
+def _parsed(raw: bytes, reading: Reading) -> Any:
   try:
-    whole = json.loads(start[1] + rest)
-  except ValueError:
-    yield f'line {start[0]}', lambda: _parsed(start[1])
-    for number, line in enumerate(rest.splitlines(), start[0] + 1):
-      if line.strip():
-        yield f'line {number}', lambda line=line: field_of(_parsed(line), field)
-    return
-  records = whole if isinstance(whole, list) else [whole]
-  for number, record in enumerate(records):
-    yield f'record {number}', lambda record=record: field_of(record, field)
-
-
-def _joined_lines(chunks) -> Iterator[tuple[int, bytes]]:
-  """(number, line) of a chunk that may be cut inside a line, and of lines."""
-  head = next(chunks)
-  number = 1
-  for line in head.splitlines(keepends=True)[:-1]:
-    yield number, line
-    number += 1
-  kept = head.splitlines(keepends=True)[-1:]
-  if kept and kept[0].endswith(b'\n'):
-    yield number, kept[0]
-    number, kept = number + 1, []
-  for line in chunks:
-    yield number, b''.join(kept) + line
-    number, kept = number + 1, []
-  if kept:
-    yield number, kept[0]
-
-
-def _parsed(line: bytes) -> Any:
-  try:
-    return json.loads(line.decode())
+    return json.loads(raw.decode('utf-8', _decoding(reading.errors)))
   except UnicodeDecodeError as error:
     raise ValueError(f'not UTF-8 ({error.reason})') from error
   except ValueError as error:
@@ -307,19 +323,19 @@ def field_of(record: Any, field: str) -> Any:
   return record
 
 
-def _parquet_records(stream: BinaryIO, field: str):
+def _parquet_records(stream: BinaryIO, reading: Reading):
   pyarrow = _pyarrow()
   from pyarrow import parquet
 
   file = parquet.ParquetFile(pyarrow.PythonFile(stream, 'r'))
   yield from _table_records(
     file.schema_arrow.names,
-    field,
+    reading.text_field,
     lambda column: file.iter_batches(batch_size=1024, columns=[column]),
   )
 
 
-def _arrow_records(stream: BinaryIO, field: str):
+def _arrow_records(stream: BinaryIO, reading: Reading):
   pyarrow = _pyarrow()
   if stream.read(6) == b'ARROW1':
     stream.seek(0)
@@ -330,7 +346,7 @@ def _arrow_records(stream: BinaryIO, field: str):
     file = batches = pyarrow.ipc.open_stream(stream)
   yield from _table_records(
     file.schema.names,
-    field,
+    reading.text_field,
     lambda column: (batch.select([column]) for batch in batches),
   )
 
@@ -338,7 +354,7 @@ def _arrow_records(stream: BinaryIO, field: str):
 def _table_records(columns: Sequence[str], field: str, batches_of):
   column, _, below = field.partition('.')
   if column not in columns:
-    raise config.ConfigError(
+    raise ValueError(
       f'no field {column!r} (the text field); has {", ".join(columns)}'
     )
   number = 0
@@ -371,22 +387,26 @@ def _blocks(stream: BinaryIO) -> Iterator[bytes]:
 
   A line that is longer is cut between two characters.
   """
-  rest = stream.read(3)
-  if rest == b'\xef\xbb\xbf':  # The byte-order mark of UTF-8 is not text.
-    rest = b''
-  while block := stream.read(PIECE_BYTES):
+  rest = stream.read(3).removeprefix(_BYTE_ORDER_MARK)
+  while len(block := stream.read(PIECE_BYTES)) == PIECE_BYTES:
     block = rest + block
     end = block.rfind(b'\n') + 1 or _character_start(block, len(block) - 1)
     yield block[:end]
     rest = block[end:]
-  if rest:
-    yield rest
+  if block := rest + block:
+    yield block
 
 
 def _character_start(raw: bytes, index: int) -> int:
   """The last index up to this one at which a character of UTF-8 begins."""
-  while index > 0 and raw[index] & 0xC0 == 0x80:
-    index -= 1
+  starts = range(index, max(index - 4, 0), -1)
+  return next((i for i in starts if raw[i] & 0xC0 != 0x80), index)
+
+
+def _character_end(raw: bytes, index: int) -> int:
+  """The first index from this one on at which a character of UTF-8 begins."""
+  while index < len(raw) and raw[index] & 0xC0 == 0x80:
+    index += 1
   return index
 
 
@@ -402,15 +422,18 @@ def _by_position(
   for block in blocks:
     inside = int(cut) - start
     start += len(block)
-    if inside >= len(block):
+    if inside > len(block):
       yield block, 'train', False
     elif inside < 0:
       yield block, 'validation', False
+    elif inside == len(block):
+      yield block, 'train', True
+      cut = -1
     else:
       end = block.find(b'\n', inside) + 1
       if not 0 < end < len(block):
         end = block.rfind(b'\n', 0, inside) + 1
-      end = end or _character_start(block, inside)
+      end = end or _character_end(block, inside)
       for raw, name in ((block[:end], 'train'), (block[end:], 'validation')):
         if raw:
           yield raw, name, name == 'train'

@@ -14,7 +14,7 @@ import os
 import pathlib
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 from jax_sparse_pretrain import config, storage
@@ -84,17 +84,24 @@ def find_files(pattern: str) -> Found:
       f'{pattern}: matches no file; must be a file, a directory or a glob such '
       "as '~/**/*.txt'"
     )
-  paths, seen = {}, set()
-  for path in sorted(matches):
-    name = path.relative_to(root).as_posix()
-    identity = name
+  kept, n_repeated = without_repeats(sorted(matches))
+  paths = {path.relative_to(root).as_posix(): path for path in kept}
+  return Found(paths, n_repeated)
+
+
+def without_repeats(
+  paths: Iterable[pathlib.Path],
+) -> tuple[list[pathlib.Path], int]:
+  """The first name of each file, and how many names are left out."""
+  kept, n_repeated = {}, 0
+  for path in paths:
+    identity = os.fspath(path)
     if not storage.is_remote(path):
       about = path.stat()
       identity = about.st_dev, about.st_ino
-    if identity not in seen:
-      seen.add(identity)
-      paths[name] = path
-  return Found(paths, len(matches) - len(paths))
+    n_repeated += identity in kept
+    kept.setdefault(identity, path)
+  return list(kept.values()), n_repeated
 
 
 def stdlib_files() -> Found:
@@ -120,17 +127,25 @@ def _matches(pattern: str) -> tuple[pathlib.Path, list[pathlib.Path]]:
   if whole.is_file():
     return whole.parent, [whole]
   if whole.is_dir():
-    whole = whole / '**' / '*'
+    return whole, list(_below(whole, ['**']))
   parts = whole.parts
   n_fixed = next((i for i, p in enumerate(parts) if glob.has_magic(p)), None)
   if n_fixed is None:
     return whole, []
   root = type(whole)(*parts[:n_fixed])
-  if storage.is_remote(pattern):
-    found = _remote_matches(root, parts[n_fixed:])
-  else:
-    found = _walk(root, parts[n_fixed:], frozenset())
-  return root, list(found)
+  return root, list(_below(root, parts[n_fixed:]))
+
+
+def _below(root: pathlib.Path, parts: Sequence[str]) -> Iterator[pathlib.Path]:
+  # `**/**` is `**`.
+  parts = [
+    p
+    for p, before in zip(parts, ['', *parts], strict=False)
+    if not p == before == '**'
+  ]
+  if storage.is_remote(root):
+    return _remote_matches(root, parts)
+  return _walk(root, parts, frozenset())
 
 
 def _walk(folder: pathlib.Path, parts, inside) -> Iterator[pathlib.Path]:
@@ -167,18 +182,31 @@ def _is_wanted(name: str, pattern: str) -> bool:
 
 
 def _remote_matches(root, parts) -> Iterator[pathlib.Path]:
-  # etils refuses `**` and walks instead.
+  # etils refuses `**`, and a bucket has no links.
   if '**' in parts:
-    below = [path for path in root.rglob('*')] if hasattr(root, 'rglob') else []
-    wanted = parts[-1]
-    below = [p for p in below if fnmatch.fnmatchcase(p.name, wanted)]
+    found = (
+      root / folder / f for folder, _, names in root.walk() for f in names
+    )
   else:
-    below = root.glob('/'.join(parts))
-  for path in below:
-    names = path.relative_to(root).parts
-    if all(map(_is_wanted, names, [*parts, *names][: len(names)])):
-      if path.is_file():
-        yield path
+    found = (p for p in root.glob('/'.join(parts)) if p.is_file())
+  for path in found:
+    if _is_match(path.relative_to(root).parts, parts):
+      yield path
+
+
+def _is_match(names: Sequence[str], parts: Sequence[str]) -> bool:
+  """Whether the parts of a pattern match those of a path."""
+  if not parts or not names:
+    return not parts and not names
+  part, *rest = parts
+  if part == '**' and _is_match(names, rest or ['*']):
+    return True
+  wanted = '*' if part == '**' else part
+  return (
+    fnmatch.fnmatchcase(names[0], wanted)
+    and _is_wanted(names[0], wanted)
+    and _is_match(names[1:], parts if part == '**' else rest)
+  )
 
 
 def kind_of(path: pathlib.Path) -> Kind:
@@ -229,13 +257,39 @@ def decompressed(raw: BinaryIO, compression: str | None) -> BinaryIO:
       raise config.ConfigError(
         "zstd needs: pip install 'jax_sparse_pretrain[prepare]'"
       ) from error
-    reader = zstandard.ZstdDecompressor().stream_reader(
-      raw, read_across_frames=True, closefd=False
-    )
+    reader = _ZstdReader(raw, zstandard.ZstdDecompressor())
     return io.BufferedReader(reader, 1 << 20)
   if compression == 'bzip2':
     return bz2.BZ2File(raw)
   return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
+
+
+class _ZstdReader(io.RawIOBase):
+  """Reads frames of zstd; the library's own reader is silent at a cut file."""
+
+  def __init__(self, raw: BinaryIO, decompressor):
+    self._raw, self._decompressor = raw, decompressor
+    self._frame = None
+    self._compressed = self._held = b''
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, out) -> int:
+    while not self._held:
+      block = self._compressed or self._raw.read(1 << 17)
+      if not block and self._frame is not None:
+        raise EOFError('the file ends within a frame of zstd')
+      if not block:
+        return 0
+      self._frame = self._frame or self._decompressor.decompressobj()
+      self._held = memoryview(self._frame.decompress(block))
+      self._compressed = self._frame.unused_data
+      if self._frame.eof:
+        self._frame = None
+    n = min(len(out), len(self._held))
+    out[:n], self._held = self._held[:n], self._held[n:]
+    return n
 
 
 @contextlib.contextmanager

@@ -28,15 +28,21 @@ def open_tfds(
     key = f'data.{split}_split'
     name = getattr(data, f'{split}_split')
     _check_split(builder, key, name)
-    texts = _texts(builder.as_data_source(name), data.text_feature)
+    texts = _Texts(builder.as_data_source(name), data.text_feature)
     how = dataclasses.replace(reading, split=split)
     opened.append((Records(f'{builder.info.full_name} {name}', texts), how))
   return opened
 
 
-def _texts(examples, feature: str) -> Iterator[bytes]:
-  for index in range(len(examples)):
-    yield examples[index][feature]
+class _Texts:
+  """The texts of a split; may be gone through again."""
+
+  def __init__(self, examples, feature: str):
+    self._examples, self._feature = examples, feature
+
+  def __iter__(self) -> Iterator[bytes]:
+    for index in range(len(self._examples)):
+      yield self._examples[index][self._feature]
 
 
 def _builder(data: config.Data):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -24,10 +25,13 @@ class Tokenizer(Protocol):
     vocab_size: every id is below it.
     bos_id: opens a document; None where the vocabulary has no such token.
     eos_id: closes a document.
+    bos, eos: names of the boundary tokens that were given; else empty.
   """
 
   kind: str
   model: bytes
+  bos: str
+  eos: str
   vocab_size: int
   bos_id: int | None
   eos_id: int
@@ -54,6 +58,7 @@ class ByteTokenizer:
   kind = 'bytes'
   n_threads = -1
   model = b''
+  bos = eos = ''
   vocab_size = 256
   bos_id = 0xFE
   eos_id = 0xFF
@@ -68,7 +73,46 @@ class ByteTokenizer:
     return raw.decode(errors='replace')
 
 
-class SentencePieceTokenizer:
+class _Model:
+  """What the tokenizers of the two libraries share."""
+
+  bos_id: int | None
+  eos_id: int
+  _names: list[str]
+
+  def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+    return [
+      self._spelled(text) if self._has_boundary(ids) else ids
+      for text, ids in zip(texts, self._ids(texts), strict=True)
+    ]
+
+  def _ids(self, texts: Sequence[str]) -> list[np.ndarray]:
+    raise NotImplementedError
+
+  def _has_boundary(self, ids: np.ndarray) -> bool:
+    has_end = bool((ids == self.eos_id).any())
+    return (
+      has_end or self.bos_id is not None and bool((ids == self.bos_id).any())
+    )
+
+  def _spelled(self, text: str) -> np.ndarray:
+    """Ids of a text in which the name of a boundary token is a plain word."""
+    cuts = '|'.join(
+      f'(?<={re.escape(name[0])})(?={re.escape(name[1:])})'
+      for name in self._names
+      if len(name) > 1
+    )
+    ids = np.concatenate(self._ids(re.split(cuts, text) if cuts else [text]))
+    if self._has_boundary(ids):
+      raise config.ConfigError(
+        f'the tokenizer gives {" and ".join(map(repr, self._names))}, which '
+        'bound documents, for text within one; data.bos and data.eos must '
+        'be special tokens'
+      )
+    return ids
+
+
+class SentencePieceTokenizer(_Model):
   """A SentencePiece model, as its serialized proto."""
 
   kind = 'sentencepiece'
@@ -77,7 +121,7 @@ class SentencePieceTokenizer:
   def __init__(self, model: bytes, bos: str = '', eos: str = ''):
     import sentencepiece
 
-    self.model = model
+    self.model, self.bos, self.eos = model, bos, eos
     self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     self.vocab_size = self._processor.vocab_size()
     if not self.vocab_size:
@@ -87,6 +131,8 @@ class SentencePieceTokenizer:
     self.eos_id = self._id('eos', eos, self._processor.eos_id())
     if self.eos_id < 0:
       raise ValueError('must have an end-of-sentence piece, or data.eos')
+    ends = [self.eos_id] if self.bos_id is None else [self.bos_id, self.eos_id]
+    self._names = [self._processor.id_to_piece(i) for i in ends]
 
   def _id(self, key: str, name: str, otherwise: int) -> int:
     if not name:
@@ -96,7 +142,7 @@ class SentencePieceTokenizer:
       raise ValueError(f'data.{key} = {name!r}: no such piece')
     return index
 
-  def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+  def _ids(self, texts: Sequence[str]) -> list[np.ndarray]:
     ids = self._processor.encode(list(texts), num_threads=self.n_threads)
     return [np.array(i, np.int32) for i in ids]
 
@@ -105,7 +151,7 @@ class SentencePieceTokenizer:
     return self._processor.decode([i for i in map(int, ids) if i not in ends])
 
 
-class HuggingFaceTokenizer:
+class HuggingFaceTokenizer(_Model):
   """A `tokenizer.json` of the Hugging Face tokenizers library.
 
   Its boundary tokens are those of `bos` and `eos` if given; else those that
@@ -119,7 +165,7 @@ class HuggingFaceTokenizer:
   def __init__(self, model: bytes, bos: str = '', eos: str = ''):
     import tokenizers
 
-    self.model = model
+    self.model, self.bos, self.eos = model, bos, eos
     self._tokenizer = tokenizers.Tokenizer.from_str(model.decode())
     # A published file may cut or pad to its model's context, and would read
     # '</s>' in a document as the end of it.
@@ -138,8 +184,10 @@ class HuggingFaceTokenizer:
         f'must have a special token {", ".join(_EOS_NAMES)}, or data.eos'
       )
     self.eos_id = eos_id
+    ends = (self.bos_id, self.eos_id)
+    self._names = [name for name, index in ids.items() if index in ends]
 
-  def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+  def _ids(self, texts: Sequence[str]) -> list[np.ndarray]:
     encodings = self._tokenizer.encode_batch_fast(
       list(texts), add_special_tokens=False
     )

@@ -13,6 +13,7 @@ Exit status: 0 done, 1 failed, 2 bad input, 75 stopped on request.
 import argparse
 import contextlib
 import importlib.metadata
+import math
 import os
 import pathlib
 import sys
@@ -21,13 +22,13 @@ from collections.abc import Sequence
 
 import tqdm
 
-from jax_sparse_pretrain import command_line
+from jax_sparse_pretrain import command_line, storage
 from jax_sparse_pretrain.config import ConfigError
 from jax_sparse_pretrain.data import documents, shards, tokenizers
 from jax_sparse_pretrain.prepare import adopting, pipeline, vocabulary
 from jax_sparse_pretrain.prepare import statistics as statistics_lib
 from jax_sparse_pretrain.prepare.inputs import Input, find_inputs
-from jax_sparse_pretrain.prepare.writing import JOURNAL, Journal
+from jax_sparse_pretrain.prepare.writing import Journal
 from jax_sparse_pretrain.schema import one_line
 from jax_sparse_pretrain.text import percent, short
 
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command and returns its exit status."""
   try:
     args = _parser().parse_args(argv)
+    _check_numbers(args)
     if args.check:
       return _check(args.check)
     if args.stats:
@@ -53,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       return _prepare(args, stop)
   except ConfigError as error:
     print(f'error: {error}', file=sys.stderr)
+    return command_line.BAD_INPUT
+  except PermissionError as error:
+    print(f'error: {one_line(error)}', file=sys.stderr)
     return command_line.BAD_INPUT
   except OSError as error:
     print(f'error: {one_line(error)}', file=sys.stderr)
@@ -140,19 +145,43 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
+def _check_numbers(args: argparse.Namespace) -> None:
+  lowest = {
+    'piece_bytes': 0,
+    'workers': 0,
+    'tokens': 1,
+    'vocab_size': 1,
+    'shard_tokens': 1,
+    'eos_id': 0,
+  }
+  for name, low in lowest.items():
+    value = getattr(args, name)
+    if value is not None and not low <= value < math.inf:
+      raise ConfigError(f'--{name} = {value}: must be at least {low}')
+  if not 0 <= args.validation_fraction < 1:
+    raise ConfigError(
+      f'--validation_fraction = {args.validation_fraction}: must be in [0, 1)'
+    )
+
+
 def _check(name: str) -> int:
-  directory = pathlib.Path(name)
+  directory = storage.as_path(name)
   n_checked = shards.check_shards(directory, shards.read_manifest(directory))
   print(f'{directory}: {n_checked} shards are what they were')
   return 0
 
 
 def _adopt(args: argparse.Namespace) -> int:
-  directory = pathlib.Path(args.out)
+  directory = _directory(args)
   pipeline.check_place(directory)
+  for name in (shards.MANIFEST, shards.JOURNAL):
+    if (directory / name).exists():
+      raise ConfigError(
+        f'--out = {directory}: holds other tokens; must be another directory'
+      )
   if args.tokenizer:
     tokenizer = _given_tokenizer(args)
-    about = pipeline.write_tokenizer(directory, tokenizer, args.bos, args.eos)
+    about = pipeline.write_tokenizer(directory, tokenizer)
   elif args.vocab_size and args.eos_id is not None:
     about = {
       'kind': 'unknown',
@@ -192,22 +221,16 @@ def _prepare(args: argparse.Namespace, stop: command_line.StopRequest) -> int:
     max_tokens=None if args.tokens is None else int(args.tokens),
     workers=args.workers,
   )
-  try:
-    with _progress(job) as show:
-      made = pipeline.make_shards(job, journal, stop.is_due, show)
-  except ValueError as error:
-    if isinstance(error, ConfigError):
-      raise
-    raise ConfigError(
-      f'--out = {directory}: was begun with other arguments: it {error}'
-    ) from error
+  about = pipeline.write_tokenizer(directory, tokenizer)
+  with _progress(job) as show:
+    made = pipeline.make_shards(job, journal, stop.is_due, show)
   if made is None:
     print(
       f'{stop.name}: stopped; the same command goes on from here',
       file=sys.stderr,
     )
     return command_line.STOPPED
-  manifest = _manifest(args, job, made, journal)
+  manifest = _manifest(about, job, made, journal)
   shards.write_manifest(directory, manifest)
   journal.remove()
   _warn(manifest, inputs, tokenizer)
@@ -216,10 +239,6 @@ def _prepare(args: argparse.Namespace, stop: command_line.StopRequest) -> int:
 
 
 def _inputs(args: argparse.Namespace) -> tuple[list[Input], list[str]]:
-  if not 0 <= args.validation_fraction < 1:
-    raise ConfigError(
-      f'--validation_fraction = {args.validation_fraction}: must be in [0, 1)'
-    )
   reading = documents.Reading(
     text_field=args.text_field,
     errors=args.errors,
@@ -228,6 +247,15 @@ def _inputs(args: argparse.Namespace) -> tuple[list[Input], list[str]]:
     split='train' if args.validation else None,
   )
   inputs, notes = find_inputs(args.inputs, reading)
+  held_out = []
+  if args.validation:
+    held_out, more = find_inputs(
+      args.validation,
+      documents.Reading(
+        text_field=args.text_field, errors=args.errors, split='validation'
+      ),
+    )
+    notes += more
   if (args.index is None) != (args.count is None):
     raise ConfigError('--index and --count: must be given together')
   if args.count is not None:
@@ -236,17 +264,10 @@ def _inputs(args: argparse.Namespace) -> tuple[list[Input], list[str]]:
         f'--index = {args.index}: must be from 0 to --count - 1'
       )
     inputs = inputs[args.index :: args.count]
+    held_out = held_out[args.index :: args.count]
     if not inputs:
       raise ConfigError(f'--count = {args.count}: leaves this share no input')
-  if args.validation:
-    held_out, more = find_inputs(
-      args.validation,
-      documents.Reading(
-        text_field=args.text_field, errors=args.errors, split='validation'
-      ),
-    )
-    inputs, notes = held_out + inputs, notes + more
-  return inputs, notes
+  return held_out + inputs, notes
 
 
 def _directory(args: argparse.Namespace) -> pathlib.Path:
@@ -283,7 +304,7 @@ def _tokenizer(args, directory: pathlib.Path, inputs) -> tokenizers.Tokenizer:
     return _given_tokenizer(args)
   if not args.vocab_size:
     raise ConfigError('--train_tokenizer: needs --vocab_size')
-  if (directory / JOURNAL).exists() or (directory / shards.MANIFEST).exists():
+  if any((directory / n).exists() for n in (shards.JOURNAL, shards.MANIFEST)):
     # Trained when this was begun; the arguments are compared further on.
     path = directory / 'tokenizer.json'
     return tokenizers.read_tokenizer('huggingface', path, f'{path}')
@@ -301,6 +322,7 @@ def _identity(args, inputs, tokenizer) -> dict:
     'tokens',
     'shard_tokens',
     'train_tokenizer',
+    'vocab_size',
     'alphabet',
   )
   return {
@@ -312,22 +334,16 @@ def _identity(args, inputs, tokenizer) -> dict:
 
 def _already_there(directory: pathlib.Path, journal: Journal) -> int:
   manifest = shards.read_manifest(directory)
-  if manifest.get('identity') != journal.identity:
-    raise ConfigError(
-      f'--out = {directory}: holds tokens that were prepared with other '
-      'arguments; must be another directory'
-    )
+  journal.check(manifest.get('identity', {}))
   journal.remove()
   print(f'{directory}: is prepared: {statistics_lib.one_line(manifest)}')
   return 0
 
 
-def _manifest(args, job: pipeline.Job, made: pipeline.Made, journal) -> dict:
+def _manifest(about, job: pipeline.Job, made: pipeline.Made, journal) -> dict:
   packages = ('numpy', 'sentencepiece', 'tokenizers')
   return {
-    'tokenizer': pipeline.write_tokenizer(
-      job.directory, job.tokenizer, args.bos, args.eos
-    ),
+    'tokenizer': about,
     'splits': made.splits,
     'dropped': made.dropped,
     'documents_in_pieces': made.n_cut,
@@ -377,6 +393,7 @@ def _progress(job: pipeline.Job):
   total = sum(sizes)
   with tqdm.tqdm(
     total=total,
+    disable=None,  # Only a terminal can show it.
     unit='B',
     unit_scale=True,
     dynamic_ncols=True,

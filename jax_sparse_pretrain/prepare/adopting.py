@@ -2,8 +2,9 @@
 
 nanoGPT writes `train.bin` and `val.bin`: uint16 ids and nothing else
 (github.com/karpathy/nanoGPT, data/openwebtext/prepare.py). llm.c's begin with
-a header of 256 int32: 20240520, version, number of ids; version 1 has uint16
-ids (github.com/karpathy/llm.c, dev/data/data_common.py).
+a header of 256 int32: a mark, a version, the number of ids. The mark 20240520
+with version 1 is for uint16 ids, 20240801 with version 7 for uint32
+(github.com/karpathy/llm.c, dev/data/data_common.py).
 """
 
 import os
@@ -13,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from jax_sparse_pretrain import config
+from jax_sparse_pretrain import config, storage
 from jax_sparse_pretrain.data import encoding, files, shards
 
-_MAGIC = 20240520
+# Mark and version of llm.c's header -> type of the ids.
+_HEADERS = {20240520: (1, 'uint16'), 20240801: (7, 'uint32')}
 _HEADER_BYTES = 1024
 
 
@@ -41,6 +43,8 @@ def adopt(
     for split in encoding.SPLITS
   }
   for name in names:
+    if storage.is_remote(name):
+      raise config.ConfigError(f'--adopt: {name}: must be on this machine')
     for path in files.find_files(name).paths.values():
       shard = _shard(path.resolve(), vocab_size, eos_id)
       held_out = 'val' in path.stem
@@ -58,18 +62,19 @@ def adopt(
 
 def _shard(path: pathlib.Path, vocab_size: int, eos_id: int) -> dict[str, Any]:
   size = path.stat().st_size
-  offset = 0
+  offset, dtype = 0, np.dtype('uint16')
   head = np.fromfile(path, np.int32, 3)
-  if len(head) == 3 and head[0] == _MAGIC:
-    offset = _HEADER_BYTES
-    if head[1] != 1 or size != offset + 2 * int(head[2]):
+  if len(head) == 3 and int(head[0]) in _HEADERS:
+    version, name = _HEADERS[int(head[0])]
+    offset, dtype = _HEADER_BYTES, np.dtype(name)
+    if head[1] != version or size != offset + dtype.itemsize * int(head[2]):
       raise config.ConfigError(
         f'{path}: version {head[1]} with {head[2]} ids of llm.c; must be '
-        'version 1, uint16, and whole'
+        f'version {version}, {name}, and whole'
       )
-  if size % 2 or size == offset:
-    raise config.ConfigError(f'{path}: {size} bytes are no uint16 token ids')
-  ids = np.memmap(path, np.uint16, 'r', offset)
+  if size % dtype.itemsize or size == offset:
+    raise config.ConfigError(f'{path}: {size} bytes are no {dtype} token ids')
+  ids = np.memmap(path, dtype, 'r', offset)
   n_documents = 0
   for start in range(0, len(ids), 1 << 24):
     block = ids[start : start + (1 << 24)]
@@ -82,7 +87,7 @@ def _shard(path: pathlib.Path, vocab_size: int, eos_id: int) -> dict[str, Any]:
   return {
     'file': os.fspath(path),
     'offset': offset,
-    'dtype': 'uint16',
+    'dtype': dtype.name,
     'tokens': len(ids),
     'documents': n_documents,
     'sha256': shards.checksum(path),

@@ -1,8 +1,6 @@
 """What to prepare: files, directories of data sets, data sets of a hub."""
 
-import collections
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -38,18 +36,17 @@ def find_inputs(
       inputs += sources
     else:
       plain.append(name)
-  paths: dict[str, pathlib.Path] = {}
-  seen: collections.Counter = collections.Counter()
-  for name in plain:
-    found = files.find_files(name)
-    for path in found.paths.values():
-      seen[os.fspath(path)] += 1
-      paths[os.fspath(path)] = path
-    seen['repeated'] += found.n_repeated
-  repeated = sum(n - 1 for n in seen.values() if n > 1) if plain else 0
-  if repeated:
-    notes.append(f'{count(repeated)} names lead to a file that was met before')
-  found = files.Found(paths, 0)
+  found = [files.find_files(name) for name in plain]
+  kept, n_repeated = files.without_repeats(
+    path for each in found for path in each.paths.values()
+  )
+  n_repeated += sum(each.n_repeated for each in found)
+  if n_repeated:
+    notes.append(
+      f'{count(n_repeated)} names lead to a file that was met before'
+    )
+  paths = {os.fspath(path): path for path in kept}
+  found = files.Found(paths, n_repeated)
   sources = documents.file_sources(found, reading.validation_fraction)
   inputs += [Input(source, reading) for source in sources]
   return inputs, notes

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -117,20 +118,25 @@ class _Run:
 
   def __init__(self, job: Job, journal: Journal, writers, state):
     self._job, self._journal, self._writers = job, journal, writers
+    is_new = state is None
     state = state or {'place': [0, 0, {}], 'inside': False, 'cut': 0}
+    self._is_full = state.get('is_full', False)
     self._place = Place(*state['place'])
     self._joiner = encoding.Joiner(job.tokenizer, state['inside'])
     self._n_cut = state['cut']
     self._n_shared = state.get('shared', 0)
     self._held_out = self._digests_held_out()
+    if is_new:
+      # Before the first shard is begun: it says whose shards these are.
+      self._note()
 
   def to_the_end(self, should_stop, show) -> Made | None:
     noted = time.monotonic()
     with contextlib.closing(self._encoded()) as batches:
-      for batch, ids, place in batches:
-        is_full = self._write(batch, ids, place)
+      for batch, ids, place in () if self._is_full else batches:
+        self._is_full = self._write(batch, ids, place)
         show(self._place, self._writers)
-        if is_full:
+        if self._is_full:
           break
         if should_stop() or time.monotonic() - noted > _JOURNAL_SECONDS:
           self._note()
@@ -177,6 +183,7 @@ class _Run:
         'inside': self._joiner.is_inside,
         'cut': self._n_cut,
         'shared': self._n_shared,
+        'is_full': self._is_full,
         'splits': {s: w.sync() for s, w in self._writers.items()},
       }
     )
@@ -249,7 +256,12 @@ def _pool(job: Job):
     job.workers,
     mp_context=multiprocessing.get_context('spawn'),
     initializer=_start_worker,
-    initargs=(job.tokenizer.kind, job.tokenizer.model),
+    initargs=(
+      job.tokenizer.kind,
+      job.tokenizer.model,
+      job.tokenizer.bos,
+      job.tokenizer.eos,
+    ),
   )
   try:
     yield pool
@@ -264,13 +276,20 @@ def _pool(job: Job):
 _worker_tokenizer: Any = None
 
 
-def _start_worker(kind: str, model: bytes) -> None:
+def _start_worker(kind: str, model: bytes, bos: str, eos: str) -> None:
   global _worker_tokenizer
-  # Ctrl-C reaches all processes of a terminal; the first one ends the others.
+  # A signal may reach all processes; the first one ends the others.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  signal.signal(signal.SIGTERM, signal.SIG_DFL)
-  _worker_tokenizer = tokenizers.from_model(kind, model)
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+  _worker_tokenizer = tokenizers.from_model(kind, model, bos, eos)
   _worker_tokenizer.n_threads = 1
+
+
+def _end_with_parent() -> None:
+  # A worker does not notice by itself that the first process was killed.
+  multiprocessing.parent_process().join()
+  os._exit(1)
 
 
 def _encode(texts: list[str]) -> tuple[np.ndarray, list[int]]:
@@ -285,8 +304,6 @@ def _encode(texts: list[str]) -> tuple[np.ndarray, list[int]]:
 def write_tokenizer(
   directory: pathlib.Path,
   tokenizer: tokenizers.Tokenizer,
-  bos: str = '',
-  eos: str = '',
 ) -> dict[str, Any]:
   """Copies the tokenizer's file; returns what the manifest says of it."""
   about = tokenizers.identity(tokenizer)
@@ -295,7 +312,12 @@ def write_tokenizer(
   suffix = {'huggingface': 'json', 'sentencepiece': 'model'}[tokenizer.kind]
   name = f'tokenizer.{suffix}'
   (directory / name).write_bytes(tokenizer.model)
-  return {**about, 'file': name, 'bos': bos, 'eos': eos}
+  return {
+    **about,
+    'file': name,
+    'bos': tokenizer.bos,
+    'eos': tokenizer.eos,
+  }
 
 
 def check_place(directory: pathlib.Path) -> None:
@@ -309,8 +331,9 @@ def check_place(directory: pathlib.Path) -> None:
     names = {path.name for path in directory.iterdir()}
   except OSError as error:
     raise config.ConfigError(f'--out = {directory}: {error}') from error
-  known = {shards.MANIFEST, 'progress.json'}
-  leftovers = {'tokenizer.json', 'tokenizer.model', 'progress.json.tmp'}
+  known = {shards.MANIFEST, shards.JOURNAL}
+  # Of one that was killed at once.
+  leftovers = {'tokenizer.json', 'tokenizer.model', f'{shards.JOURNAL}.tmp'}
   if names - leftovers and not names & known:
     raise config.ConfigError(
       f'--out = {directory}: holds other files, such as {min(names)}; must be '

@@ -60,9 +60,8 @@ def _lengths(directory, manifest, split: str, eos_id: int) -> np.ndarray:
   """Tokens of each document, boundaries included."""
   lengths = [np.empty(0, np.int64)]
   for shard in manifest['splits'][split]['shards']:
-    ends_path = directory / shard['file'].replace('.npy', '.ends.npy')
-    if shard['file'].endswith('.npy') and ends_path.exists():
-      ends = np.load(ends_path).astype(np.int64)
+    if 'ends_sha256' in shard:
+      ends = np.load(shards.ends_path(directory, shard)).astype(np.int64)
     else:
       ids = _opened(directory, shard)
       ends = np.flatnonzero(ids == eos_id) + 1

@@ -7,14 +7,14 @@ kill, the rest is cut off and made again.
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from jax_sparse_pretrain import storage
+from jax_sparse_pretrain import config, schema, storage
 from jax_sparse_pretrain.data import encoding, shards
 
-JOURNAL = 'progress.json'
 _HEADER_BYTES = 128
 
 
@@ -105,6 +105,7 @@ class SplitWriter:
         'tokens': n_tokens,
         'documents': n_documents,
         'sha256': shards.checksum(self._path('')),
+        'ends_sha256': shards.checksum(self._path('.ends')),
       }
     )
     self._open = {'tokens': 0, 'documents': 0}
@@ -148,6 +149,11 @@ def _header(dtype: np.dtype, size: int) -> bytes:
 
 
 def _cut(path: pathlib.Path, size: int) -> BinaryIO:
+  if path.stat().st_size < size:
+    raise config.ConfigError(
+      f'{path}: has fewer than the {size} bytes that were written; delete the '
+      'directory and begin again'
+    )
   file = path.open('r+b')
   file.truncate(size)
   file.seek(size)
@@ -163,26 +169,39 @@ class Journal:
   """
 
   def __init__(self, directory: pathlib.Path, identity: dict[str, Any]):
-    self._path = directory / JOURNAL
+    self._path = directory / shards.JOURNAL
     self.identity = identity
 
   def read(self) -> dict[str, Any] | None:
     """The state last written; None if there is none.
 
     Raises:
-      ValueError: if it is of another run, naming what differs.
+      ConfigError: if it is of another run, naming what differs.
     """
     if not self._path.exists():
       return None
-    content = json.loads(self._path.read_text())
-    differing = [
-      key
-      for key, value in self.identity.items()
-      if content['identity'].get(key) != value
-    ]
+    try:
+      content = json.loads(self._path.read_text())
+      identity, state = content['identity'], content['state']
+    except (ValueError, KeyError, TypeError) as error:
+      raise config.ConfigError(
+        f'{self._path}: cannot be read: {schema.one_line(error)}'
+      ) from error
+    self.check(identity)
+    return state
+
+  def check(self, identity: Mapping[str, Any]) -> None:
+    """Compares the identity of an earlier run with that of this one.
+
+    Raises:
+      ConfigError: naming what differs.
+    """
+    differing = [k for k, v in self.identity.items() if identity.get(k) != v]
     if differing:
-      raise ValueError(f'differs in {", ".join(differing)}')
-    return content['state']
+      raise config.ConfigError(
+        f'--out = {self._path.parent}: was begun with other arguments: it '
+        f'differs in {", ".join(differing)}; must be another directory'
+      )
 
   def write(self, state: dict[str, Any]) -> None:
     content = {'identity': self.identity, 'state': state}

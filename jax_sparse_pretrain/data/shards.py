@@ -7,10 +7,12 @@ written last: a directory without one is not prepared.
 """
 
 import bisect
+import concurrent.futures
 import functools
 import hashlib
 import json
 import pathlib
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,8 +40,12 @@ class TokenShards:
     self._shards = list(shards)
     sizes = [size for *_, size in self._shards]
     self._starts = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
-    remote = any(storage.is_remote(path) for path, *_ in self._shards)
-    self._opened = functools.lru_cache(_KEPT if remote else None)(self._open)
+    self._is_remote = any(storage.is_remote(path) for path, *_ in self._shards)
+    self._ids = functools.lru_cache(None)(self._open)
+    if self._is_remote:
+      self._ids = lambda index: self._begun(index).result()
+    self._coming: dict[int, concurrent.futures.Future] = {}
+    self._lock = threading.Lock()
 
   def __len__(self) -> int:
     return self._starts[-1]
@@ -50,16 +56,38 @@ class TokenShards:
     index = bisect.bisect_right(self._starts, start) - 1
     while filled < len(out):
       inside = start + filled - self._starts[index]
-      part = self._opened(index)[inside : inside + len(out) - filled]
+      part = self._ids(index)[inside : inside + len(out) - filled]
       out[filled : filled + len(part)] = part
       filled += len(part)
       index += 1
+
+  def fetch(self, start: int, stop: int) -> None:
+    """Begins to bring the shards of these tokens here, if they are remote."""
+    if self._is_remote:
+      first = bisect.bisect_right(self._starts, start) - 1
+      last = bisect.bisect_left(self._starts, min(stop, len(self)))
+      for index in range(first, last):
+        self._begun(index)
+
+  def _begun(self, index: int) -> concurrent.futures.Future:
+    """A shard that is here or on its way; the oldest ones are dropped."""
+    with self._lock:
+      if index not in self._coming:
+        self._coming[index] = _threads().submit(self._open, index)
+      while len(self._coming) > _KEPT:
+        del self._coming[next(iter(self._coming))]
+      return self._coming[index]
 
   def _open(self, index: int) -> np.ndarray:
     path, offset, dtype, size = self._shards[index]
     # A deleted copy takes up space until its array is gone, and no longer.
     with files.local_copy(path) as local:
       return np.memmap(local, dtype, 'r', offset, (size,))
+
+
+@functools.cache
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+  return concurrent.futures.ThreadPoolExecutor(8, 'token-shards')
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, Any]:

@@ -174,7 +174,9 @@ class HuggingFaceTokenizer(_Model):
     self._tokenizer.encode_special_tokens = True
     ids = self._tokenizer.get_vocab()
     self.vocab_size = max(ids.values(), default=0) + 1  # ids may have holes
-    before, after = _around(json.loads(model))
+    content = json.loads(model)
+    self._unknown_id = _unknown_id(content, ids)
+    before, after = _around(content)
     added = self._tokenizer.get_added_tokens_decoder().values()
     special = {token.content for token in added if token.special}
     self.bos_id = _boundary('bos', bos, [*before], _BOS_NAMES, special, ids)
@@ -200,16 +202,28 @@ class HuggingFaceTokenizer(_Model):
 
   def unknown_share(self, texts: Sequence[str]) -> float:
     """Share of the characters, blanks aside, that no token stands for."""
-    n_all = n_seen = 0
-    for text in texts:
-      seen = np.zeros(len(text), bool)
-      encoding = self._tokenizer.encode(text, add_special_tokens=False)
-      for start, end in encoding.offsets:
-        seen[start:end] = True
-      counted = np.array([not c.isspace() for c in text], bool)
-      n_all += int(counted.sum())
-      n_seen += int((seen & counted).sum())
+    # Word by word: past a character without a token, offsets are too small.
+    words = [word for text in texts for word in text.split()]
+    n_seen = 0
+    for word, encoding in zip(
+      words,
+      self._tokenizer.encode_batch(words, add_special_tokens=False),
+      strict=True,
+    ):
+      seen = np.zeros(len(word), bool)
+      for index, (start, end) in zip(
+        encoding.ids, encoding.offsets, strict=True
+      ):
+        seen[start:end] |= index != self._unknown_id
+      n_seen += int(seen.sum())
+    n_all = sum(map(len, words))
     return 1 - n_seen / n_all if n_all else 0.0
+
+
+def _unknown_id(model: dict[str, Any], ids: dict[str, int]) -> int | None:
+  """The id that stands for all characters without a token."""
+  about = model['model']
+  return about.get('unk_id', ids.get(about.get('unk_token')))
 
 
 def _around(model: dict[str, Any]) -> tuple[list[str], list[str]]:

@@ -145,7 +145,7 @@ def _below(root: pathlib.Path, parts: Sequence[str]) -> Iterator[pathlib.Path]:
   ]
   if storage.is_remote(root):
     return _remote_matches(root, parts)
-  return _walk(root, parts, frozenset())
+  return _walk(root, parts, frozenset()) if root.is_dir() else iter(())
 
 
 def _walk(folder: pathlib.Path, parts, inside) -> Iterator[pathlib.Path]:
@@ -185,7 +185,10 @@ def _remote_matches(root, parts) -> Iterator[pathlib.Path]:
   # etils refuses `**`, and a bucket has no links.
   if '**' in parts:
     found = (
-      root / folder / f for folder, _, names in root.walk() for f in names
+      # etils leaves `gs://` out of the folders.
+      storage.as_path(f'gs://{os.fspath(folder).removeprefix("gs://")}') / name
+      for folder, _, names in root.walk()
+      for name in names
     )
   else:
     found = (p for p in root.glob('/'.join(parts)) if p.is_file())

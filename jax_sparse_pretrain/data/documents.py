@@ -433,6 +433,8 @@ def _by_position(
       end = block.find(b'\n', inside) + 1
       if not 0 < end < len(block):
         end = block.rfind(b'\n', 0, inside) + 1
+      end = end or _character_start(block, inside)
+      # Before the first character there is no text to train on.
       end = end or _character_end(block, inside)
       for raw, name in ((block[:end], 'train'), (block[end:], 'validation')):
         if raw:

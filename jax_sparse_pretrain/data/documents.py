@@ -399,7 +399,7 @@ def _blocks(stream: BinaryIO) -> Iterator[bytes]:
 
 def _character_start(raw: bytes, index: int) -> int:
   """The last index up to this one at which a character of UTF-8 begins."""
-  starts = range(index, max(index - 4, 0), -1)
+  starts = range(index, max(index - 4, -1), -1)
   return next((i for i in starts if raw[i] & 0xC0 != 0x80), index)
 
 

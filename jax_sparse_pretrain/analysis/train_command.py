@@ -20,6 +20,10 @@ BASES = {
   'configs/c4_1b.py': 1_139_277_824,
 }
 MICRO_BATCH = 32  # rows, as in most of them
+SHAPE = (
+  *('vocab_size', 'context_length'),
+  *('n_layers', 'd_model', 'n_heads', 'd_ff'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +87,12 @@ class NextRun:
 
   @property
   def inference_flops(self) -> int:
-    """FLOPs a token of a forward pass: 2 for each nonzero linear parameter.
-
-    Without attention, and only where kernels skip zeros.
-    """
+    """FLOPs a token, forward, without attention, if kernels skip zeros."""
     return 2 * self.final_parameters
+
+  def fewer_than(self, other: 'NextRun') -> float:
+    """Share of its linear parameters, and FLOPs, saved at inference."""
+    return 1 - self.final_parameters / other.final_parameters
 
   @property
   def off_parameters(self) -> float:
@@ -102,22 +107,18 @@ class NextRun:
   @property
   def command(self) -> tuple[str, ...]:
     """Arguments of `python -m jax_sparse_pretrain.train`."""
-    flags = (
-      f'--config.{key}={_written(value)}'
-      for key, value in self.settings.items()
-    )
-    return (f'--config={self.base}', *flags)
+    words = [f'--config={self.base}']
+    for key, value in self.settings.items():
+      is_whole = isinstance(value, float) and value.is_integer()
+      words.append(f'--config.{key}={int(value) if is_whole else value}')
+    return tuple(words)
 
   def as_dict(self) -> dict[str, Any]:
     """All of it in plain values, for JSON."""
     model, schedule = self.config.model, self.plan.schedule
-    ramp = {
-      'start': schedule.start,
-      'end': schedule.end,
-      'every': schedule.every,
-      'updates': len(schedule.update_steps),
-      'compute_fractions': self.plan.compute_fractions,
-    }
+    ramp = {name: getattr(schedule, name) for name in ('start', 'end', 'every')}
+    ramp['updates'] = len(schedule.update_steps)
+    ramp['compute_fractions'] = self.plan.compute_fractions
     shape = ('n_layers', 'd_model', 'n_heads', 'head_dim', 'd_ff')
     return {
       'sparsity': self.sparsity,
@@ -126,18 +127,7 @@ class NextRun:
       'tokens_per_step': self.config.tokens_per_step,
       'ramp': ramp if self.sparsity else None,
       'mean_density': self.plan.mean_density,
-      'linear_parameters': self.linear_parameters,
-      'wanted_parameters': self.wanted_parameters,
-      'off_parameters': self.off_parameters,
-      'average_parameters': self.average_parameters,
-      'final_parameters': self.final_parameters,
-      'final_total_parameters': self.final_total_parameters,
-      'tokens': self.tokens,
-      'compute_flops': self.compute_flops,
-      'wanted_compute': self.wanted_compute,
-      'off_compute': self.off_compute,
-      'inference_flops': self.inference_flops,
-      'loss': self.loss,
+      **{name: getattr(self, name) for name in NUMBERS},
       'interval': self.interval and closed(self.interval),
       'command': ' '.join(
         ['python -m jax_sparse_pretrain.train', *self.command]
@@ -145,15 +135,20 @@ class NextRun:
     }
 
 
+NUMBERS = (
+  *('linear_parameters', 'wanted_parameters', 'off_parameters'),
+  *('average_parameters', 'final_parameters', 'final_total_parameters'),
+  *('tokens', 'compute_flops', 'wanted_compute', 'off_compute'),
+  *('inference_flops', 'loss'),
+)
+
+
 def make_settings(
   model: config_lib.Model, plan: Plan, tokens_per_step: int, compute: float
 ) -> dict[str, Any]:
-  """The recipe of the paper for this model and these steps.
+  """Dotted key of the config -> value, by the recipe of the paper.
 
   The peak learning rate is that of the project's configs, 0.3118 C^-0.125.
-
-  Returns:
-    Dotted key of the config -> value.
   """
   schedule = plan.schedule
   batch_size = tokens_per_step // model.context_length
@@ -162,12 +157,10 @@ def make_settings(
   settings = {
     'batch_size': batch_size,
     'accumulation_steps': next(n for n in micro_batches if not batch_size % n),
-    'model.vocab_size': model.vocab_size,
-    'model.context_length': model.context_length,
-    'model.n_layers': model.n_layers,
-    'model.d_model': model.d_model,
-    'model.n_heads': model.n_heads,
-    'model.d_ff': model.d_ff,
+  }
+  for name in SHAPE:
+    settings[f'model.{name}'] = getattr(model, name)
+  settings |= {
     'duration.unit': 'steps',
     'duration.value': plan.steps,
     'optimizer.peak_lr': float(f'{0.3118 * compute**-0.125:.3e}'),
@@ -187,11 +180,7 @@ def make_settings(
 
 
 def make_config(settings: Mapping[str, Any]) -> config_lib.Config:
-  """The config with these settings.
-
-  Raises:
-    ConfigError: naming the key.
-  """
+  """The config with these settings, checked."""
   sections = collections.defaultdict(dict)
   for key, value in settings.items():
     section, _, name = key.rpartition('.')
@@ -204,8 +193,3 @@ def nearest_base(linear_parameters: float) -> str:
   return min(
     BASES, key=lambda name: abs(math.log(BASES[name] / linear_parameters))
   )
-
-
-def _written(value: Any) -> str:
-  is_whole = isinstance(value, float) and value.is_integer()
-  return str(int(value) if is_whole else value)

@@ -14,8 +14,11 @@ from jax_sparse_pretrain.analysis.comparison import results
 from jax_sparse_pretrain.analysis.comparison.results import ERRORS
 from jax_sparse_pretrain.analysis.runs_table import Runs
 from jax_sparse_pretrain.analysis.schedule_table import read_scheduled
-from jax_sparse_pretrain.analysis.verbs.arguments import AskedRuns, check_delta
-from jax_sparse_pretrain.analysis.verbs.fit_and_predict import check_level
+from jax_sparse_pretrain.analysis.verbs.arguments import (
+  AskedRuns,
+  check_delta,
+  check_level,
+)
 from jax_sparse_pretrain.text import UNKNOWN, known
 
 
@@ -64,12 +67,9 @@ def render(comparison) -> str:
     parts.append(_biases(comparison))
   laws = []
   for law in comparison.laws:
-    laws.append(f'{law.name}: L = {law.formula}')
-    pairs = (
-      f'{name}={text.significant(value)}'
-      for name, value in law.coefficients.items()
-    )
-    laws.append('  ' + ', '.join(pairs))
+    values = law.coefficients.items()
+    pairs = (f'{name}={text.significant(value)}' for name, value in values)
+    laws += [f'{law.name}: L = {law.formula}', '  ' + ', '.join(pairs)]
   parts.append('\n'.join(map(_filled, laws)))
   return '\n\n'.join([*parts, _filled(results.verdict(comparison))])
 
@@ -90,12 +90,8 @@ def _biases(comparison) -> str:
 
 def _filled(line: str) -> str:
   indent = ' ' * (len(line) - len(line.lstrip()) + 2)
-  return textwrap.fill(
-    line,
-    text.terminal_width(),
-    subsequent_indent=indent,
-    break_on_hyphens=False,
-  )
+  options = {'subsequent_indent': indent, 'break_on_hyphens': False}
+  return textwrap.fill(line, text.terminal_width(), **options)
 
 
 def _write_laws(path: pathlib.Path, comparison) -> None:
@@ -143,15 +139,14 @@ def rank(
       f'--start = {start:g}, --end = {end:g}: no such schedule, in fractions '
       f'of compute; there are, in %, {", ".join(sorted(every))}'
     )
+  noise_data = None
+  if floor:
+    noise_data = dataclasses.asdict(floor)
+    noise_data['dof'] = floor.dof if floor.groups else None
   data = {
     'asked': [start, end],
     'level': level,
-    'noise': floor
-    and {
-      'sd': floor.sd,
-      'dof': floor.dof if floor.groups else None,
-      'groups': floor.groups,
-    },
+    'noise': noise_data,
     'rankings': [
       {
         **dataclasses.asdict(ranking),
@@ -174,11 +169,7 @@ def rank_runs(
   level: float,
   schedule: tuple[float, float] = (0.25, 0.75),
 ) -> tuple[list, Any]:
-  """The rankings of the one table given, and the noise of its losses or None.
-
-  Raises:
-    ValueError: naming the flag or the file.
-  """
+  """Rankings of the one table given, and the noise of its losses or None."""
   if len(asked.paths) != 1 or storage.as_path(asked.paths[0]).is_dir():
     raise ValueError(
       'PATH: give one table: the runs.csv of a sweep, or one with the columns '
@@ -255,11 +246,7 @@ class AskedArms:
   reference: str
 
   def contrasts(self, runs: Runs) -> list:
-    """The contrasts of these runs.
-
-    Raises:
-      ValueError: naming the flag.
-    """
+    """The contrasts of these runs; an error names the flag."""
     from jax_sparse_pretrain.analysis.contrasts import read_places
 
     for name, value in vars(self).items():

@@ -14,10 +14,11 @@ from jax_sparse_pretrain.analysis.verbs.arguments import (
   AskedResamples,
   AskedRuns,
   AskedSchedule,
+  GivenLaw,
+  check_level,
+  read_law,
 )
 from jax_sparse_pretrain.analysis.verbs.compare_runs import AskedArms, rank_runs
-from jax_sparse_pretrain.analysis.verbs.fit_and_predict import check_level
-from jax_sparse_pretrain.analysis.verbs.given_law import GivenLaw, read_law
 from jax_sparse_pretrain.model.counts import training_flops
 
 SUFFIXES = ('.png', '.svg')

@@ -13,10 +13,10 @@ from jax_sparse_pretrain.analysis.verbs.arguments import (
   AskedResamples,
   AskedRuns,
   KnownLaw,
+  check_level,
   fit_with_intervals,
 )
 from jax_sparse_pretrain.analysis.verbs.draw import known_kinds
-from jax_sparse_pretrain.analysis.verbs.fit_and_predict import check_level
 from jax_sparse_pretrain.model.counts import training_flops
 
 

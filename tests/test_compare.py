@@ -221,8 +221,8 @@ def test_runs_of_nearly_one_compute_and_sparsity_go_together(runs):
     tokens=compute * 1e20 / some.average_parameters,
     sparsity=0.5 + 4e-4 * (np.arange(12) % 2),
   )
-  [fold] = splits.largest_compute(near).folds
-  assert fold.test.tolist() == [False] * 6 + [True] * 6
+  [(_, test, _)] = splits.largest_compute(near).folds
+  assert test.tolist() == [False] * 6 + [True] * 6
   assert splits.one_sparsity(near).folds == ()
 
 

@@ -154,11 +154,7 @@ def average_parameters(
 
 
 def read_averages(paths: Iterable[os.PathLike | str]) -> list[Average]:
-  """The average of every run at or below these paths.
-
-  Raises:
-    ValueError: for a path without a run, and as `average_parameters`.
-  """
+  """The average of every run at or below these paths."""
   return [
     dataclasses.replace(average_parameters(workdir), run=name)
     for path in paths
@@ -171,11 +167,7 @@ def planned_average(
 ) -> Average:
   """The N_avg that a schedule asks for, before any run.
 
-  Args:
-    linear_parameters: N of the dense model.
-    plan: the schedule and the number of steps.
-    tokens_per_step: predicted tokens in a batch; without it tokens and
-      compute stay unknown.
+  Without `tokens_per_step`, tokens and compute stay unknown.
   """
   schedule = plan.schedule
   starts = np.unique(np.append(0, schedule.update_steps + schedule.delay))
@@ -261,10 +253,7 @@ def _of_workdir(files: Workdir, steps: int | None) -> Average:
 
 def _steps(files: Workdir, summary: Mapping) -> int:
   """The steps of the summary; without one, the steps that were logged."""
-  if 'steps' in summary:
-    steps = summary['steps']
-  else:
-    steps = logged_steps(files.root)
+  steps = summary['steps'] if 'steps' in summary else logged_steps(files.root)
   if type(steps) is not int:
     raise ValueError(
       f'{files.summary}: steps = {steps!r}: must be a whole number'

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -11,11 +12,8 @@ from scipy import stats
 from jax_sparse_pretrain.analysis.fitting.design import check_level
 from jax_sparse_pretrain.analysis.runs_table import Runs
 
-PARTS = ('block', 'arm', 'seed')
 
-
-@dataclasses.dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
   """Where a run stands in an experiment: which arm of which block, and seed."""
 
   block: str
@@ -91,7 +89,7 @@ def read_places(runs: Runs, pattern: str) -> list[Place | None]:
     why = f'not a regular expression: {error}'
     raise ValueError(f'{pattern!r}: {why}') from None
   named = set(compiled.groupindex)
-  if 'arm' not in named or named - set(PARTS):
+  if 'arm' not in named or named - set(Place._fields):
     raise ValueError(
       f'{pattern!r}: must have the group (?P<arm>...), may have (?P<block>...) '
       'and (?P<seed>...), and no other'

@@ -5,7 +5,6 @@ is `report.html.j2`.
 """
 
 import base64
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -34,8 +33,7 @@ class Picture(NamedTuple):
   alt: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
   """What a page says.
 
   Attributes:
@@ -59,16 +57,12 @@ class Report:
   kind: str
   sources: Sequence[str]
   fit: Any = None
-  intervals: Mapping[str, Mapping[str, tuple[float, float]]] = (
-    dataclasses.field(default_factory=dict)
-  )
+  intervals: Mapping[str, Mapping[str, tuple[float, float]]] = {}
   level: float = 0.95
   comparison: Any = None
   averages: Sequence[Average] = ()
   warnings: Sequence[str] = ()
-  pictures: Mapping[str, Sequence[Picture]] = dataclasses.field(
-    default_factory=dict
-  )
+  pictures: Mapping[str, Sequence[Picture]] = {}
 
 
 def report_html(report: Report) -> str:
@@ -131,11 +125,8 @@ def coefficients(report: Report) -> Table:
   fit, intervals = report.fit, report.intervals
   share = percent(report.level)
   rows = [
-    [
-      GREEK.get(name, name),
-      power(value),
-      *(text.interval(each[name], power) for each in intervals.values()),
-    ]
+    [GREEK.get(name, name), power(value)]
+    + [text.interval(each[name], power) for each in intervals.values()]
     for name, value in fit.law.as_dict().items()
   ]
   caption = (
@@ -155,10 +146,7 @@ def errors(comparison) -> Table:
       law.name,
       str(law.n_coefficients),
       *(known(getattr(law, key), _share) for key in ERRORS),
-      *(
-        known(value, lambda value: text.signed(value, '.1f'))
-        for value in (law.aicc, law.bic)
-      ),
+      *(known(value, _tenths) for value in (law.aicc, law.bic)),
     ]
     for law in comparison.laws
   ]
@@ -169,11 +157,8 @@ def errors(comparison) -> Table:
 def biases(comparison) -> Table | None:
   """The mean residual of each law at each sparsity."""
   rows = [
-    [
-      percent(each[0].sparsity),
-      str(each[0].n_runs),
-      *(_signed_share(-bias.in_sample) for bias in each),
-    ]
+    [percent(each[0].sparsity), str(each[0].n_runs)]
+    + [_signed_share(-bias.in_sample) for bias in each]
     for each in zip(*(law.bias for law in comparison.laws), strict=True)
   ]
   caption = (
@@ -233,6 +218,10 @@ def runs_table(report: Report) -> Table:
 def _share(value: float) -> str:
   """A share of the loss, or of the parameters: 2.74 %."""
   return percent(value, '.2f')
+
+
+def _tenths(value: float) -> str:
+  return text.signed(value, '.1f')
 
 
 def _signed_share(value: float) -> str:

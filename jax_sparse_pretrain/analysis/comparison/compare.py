@@ -7,6 +7,7 @@ training runs with the same objective, the summed Huber loss.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from jax_sparse_pretrain.analysis.comparison.results import (
 )
 from jax_sparse_pretrain.analysis.comparison.splits import (
   SPLITS,
-  Split,
   levels,
   why_not,
 )
@@ -54,9 +54,7 @@ def compare_laws(runs: Runs, *, delta: float = 1e-3) -> Comparison:
   runs = _completed(runs)
   splits = {key: make(runs) for key, make in SPLITS.items()}
   notes: list[Note] = [
-    ('', split.name, split.about)
-    for split in splits.values()
-    if not split.folds
+    ('', each.name, each.about) for each in splits.values() if not each.folds
   ]
   laws = []
   for form in FORMS:
@@ -96,11 +94,8 @@ def _completed(runs: Runs) -> Runs:
       f'{runs.final_parameters[row]:.10g}: must be at most '
       f'initial_parameters {runs.initial_parameters[row]:.10g}'
     )
-  s, initial, final = (
-    runs.sparsity,
-    runs.initial_parameters,
-    runs.final_parameters,
-  )
+  s = runs.sparsity
+  initial, final = runs.initial_parameters, runs.final_parameters
   s = np.where(np.isnan(s), 1 - final / initial, s)
   initial = np.where(np.isnan(initial), final / (1 - s), initial)
   final = np.where(np.isnan(final), initial * (1 - s), final)
@@ -127,13 +122,7 @@ def _columns(form: Form, runs: Runs) -> tuple[np.ndarray, ...]:
   return runs.parameters(form.kind), sparsity, runs.tokens
 
 
-def _compared(
-  form: Form,
-  runs: Runs,
-  splits: dict[str, Split],
-  notes: list[Note],
-  delta: float,
-) -> ComparedLaw:
+def _compared(form: Form, runs: Runs, splits, notes, delta) -> ComparedLaw:
   columns = _columns(form, runs)
   fitted = fit_form(form, *columns, runs.loss, delta=delta)
   notes += _plateau(form, 'in sample', fitted.spread(*columns))
@@ -153,7 +142,7 @@ def _compared(
     **{key: _rms(each) for key, each in outside.items()},
     aicc=aicc,
     bic=bic,
-    bias=_biases(runs, errors, outside),
+    bias=tuple(_biases(runs, errors, outside)),
     warnings=_warnings(fitted, runs, delta),
   )
 
@@ -161,30 +150,28 @@ def _compared(
 def _errors_outside(form, runs, split, notes, delta):
   """(n,), NaN for runs that are not predicted."""
   errors = np.full(len(runs), np.nan)
-  for fold in split.folds:
-    reason = why_not(form, runs.select(fold.train), runs.select(fold.test))
+  for train, test, name in split.folds:
+    reason = why_not(form, runs.select(train), runs.select(test))
     if reason:
-      notes.append((form.name, split.name, fold.name + reason))
+      notes.append((form.name, split.name, name + reason))
       return errors
   spread = 0.0
-  for fold in split.folds:
-    train, test = runs.select(fold.train), runs.select(fold.test)
+  for *fold, _ in split.folds:
+    train, test = map(runs.select, fold)
     fitted = fit_form(form, *_columns(form, train), train.loss, delta=delta)
     columns = _columns(form, test)
-    errors[fold.test] = fitted.log_loss(*columns) - np.log(test.loss)
+    errors[fold[1]] = fitted.log_loss(*columns) - np.log(test.loss)
     spread = max(spread, fitted.spread(*columns))
   notes += _plateau(form, split.name, spread)
   return errors
 
 
 def _plateau(form: Form, where: str, spread: float) -> list[Note]:
-  if spread < SMALL_SPREAD:
-    return []
   why = (
     'many laws fit equally well; that of least squared error is taken, and '
     f'others differ from it by {spread:.2%} of the loss or more'
   )
-  return [(form.name, where, why)]
+  return [(form.name, where, why)] if spread >= SMALL_SPREAD else []
 
 
 def _warnings(fitted: FormFit, runs: Runs, delta: float) -> tuple[str, ...]:
@@ -192,11 +179,9 @@ def _warnings(fitted: FormFit, runs: Runs, delta: float) -> tuple[str, ...]:
   law = fitted.law
   if not isinstance(law, ScalingLaw):
     return tuple(fitted.form.at_bounds(law))
-  n = runs.parameters(fitted.form.kind)
-  data = n, runs.tokens, runs.loss
-  return ScalingLawFit(
-    law, fitted.objective, delta, *data, fitted.other
-  ).warnings
+  data = runs.parameters(fitted.form.kind), runs.tokens, runs.loss
+  fit = ScalingLawFit(law, fitted.objective, delta, *data, fitted.other)
+  return fit.warnings
 
 
 def _rms(errors: np.ndarray) -> float | None:
@@ -216,29 +201,15 @@ def _criteria(errors: np.ndarray, k: int) -> tuple[float | None, float | None]:
   return float(aicc), float(deviance + k * np.log(n))
 
 
-def _biases(runs, errors, outside) -> tuple[Bias, ...]:
+def _biases(runs, errors, outside) -> Iterator[Bias]:
   level = levels(runs)
-  values = [] if np.isnan(level).any() else np.unique(level)
-  return tuple(
-    _bias(value, level == value, errors, outside) for value in values
-  )
-
-
-def _bias(value, where, errors, outside) -> Bias:
-  inside = errors[where]
-  n = len(inside)
-  return Bias(
-    float(value),
-    n,
-    float(inside.mean()),
-    float(inside.std(ddof=1) / np.sqrt(n)) if n > 2 else None,
-    **{
-      key: _mean(outside[key][where])
+  for value in [] if np.isnan(level).any() else np.unique(level):
+    inside = errors[level == value]
+    n = len(inside)
+    error = float(inside.std(ddof=1) / np.sqrt(n)) if n > 2 else None
+    means = [
+      float(outside[key][level == value].mean())
       for key in ('one_sparsity_out', 'dense_to_sparse')
-    },
-  )
-
-
-def _mean(errors: np.ndarray) -> float | None:
-  mean = float(errors.mean())
-  return None if np.isnan(mean) else mean
+    ]
+    known = (None if np.isnan(mean) else mean for mean in means)
+    yield Bias(float(value), n, float(inside.mean()), error, *known)

@@ -18,25 +18,18 @@ LARGEST, TIE = 0.25, 0.02
 ENOUGH = 3
 
 
-class Fold(NamedTuple):
-  """Masks over the runs to fit and to predict, and a name if it has one."""
-
-  train: np.ndarray
-  test: np.ndarray
-  name: str = ''
-
-
 class Split(NamedTuple):
   """Runs to fit and runs to predict, once or several times.
 
   Attributes:
     name: of the test.
-    folds: none if there is no such test.
+    folds: masks over the runs to fit and to predict, and a name of the two if
+      it has one; none if there is no such test.
     about: which runs are predicted, or why there is no test.
   """
 
   name: str
-  folds: tuple[Fold, ...]
+  folds: tuple[tuple[np.ndarray, np.ndarray, str], ...]
   about: str
 
 
@@ -54,8 +47,7 @@ def one_sparsity(runs: Runs) -> Split:
   if len(values) < 2:
     return Split(name, (), f'all runs have sparsity {values[0]:g}')
   folds = tuple(
-    Fold(level != value, level == value, f'without {value:g}: ')
-    for value in values
+    (level != value, level == value, f'without {value:g}: ') for value in values
   )
   return Split(name, folds, 'each sparsity predicted from all others')
 
@@ -75,7 +67,7 @@ def largest_compute(runs: Runs) -> Split:
     f'the {test.sum()} runs from {compute[test].min():.2e} FLOPs (6 N_avg D) '
     'on predicted from those below'
   )
-  return Split(name, (Fold(~test, test),), about)
+  return Split(name, ((~test, test, ''),), about)
 
 
 def dense_to_sparse(runs: Runs) -> Split:
@@ -88,7 +80,7 @@ def dense_to_sparse(runs: Runs) -> Split:
     which = 'sparse' if dense.all() else 'dense'
     return Split(name, (), f'there are no {which} runs')
   about = f'{(~dense).sum()} sparse runs predicted from {dense.sum()} dense'
-  return Split(name, (Fold(dense, ~dense),), about)
+  return Split(name, ((dense, ~dense, ''),), about)
 
 
 SPLITS = {

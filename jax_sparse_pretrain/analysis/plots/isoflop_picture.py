@@ -57,7 +57,8 @@ def plot_isoflops(
     sizes, losses = runs.parameters(kind), runs.loss
     spent = np.append(training_flops(sizes, runs.tokens), compute)
   scale = LogNorm(spent.min(), max(spent.max(), 1.001 * spent.min()))
-  shades = style.sequential()(scale(compute))
+  colours = style.sequential()
+  shades = colours(scale(compute))
   figure = style.new_figure(4.8, 'Loss over model size at equal compute')
   axes = figure.subplots()
   style.log_axis(axes.xaxis, sizes.min() / MARGIN, sizes.max() * MARGIN)
@@ -66,7 +67,7 @@ def plot_isoflops(
   for (x, y), shade in zip(curves, shades, strict=True):
     axes.plot(x, y, color=shade, linewidth=1.6)
   if runs is not None:
-    own = style.sequential()(scale(spent[: len(runs)]))
+    own = colours(scale(spent[: len(runs)]))
     axes.scatter(sizes, losses, c=own, **labels.POINT)
   if law is law_or_fit or _has_exponents(law_or_fit):
     _plot_optima(axes, law, best_n, best)
@@ -78,8 +79,7 @@ def plot_isoflops(
 
 
 def _has_exponents(fit: ScalingLawFit) -> bool:
-  intervals = fit.intervals()
-  ends = [intervals[name] for name in ('alpha', 'beta')]
+  ends = [fit.intervals()[name] for name in ('alpha', 'beta')]
   return all(low > 0 and np.isfinite(high) for low, high in ends)
 
 
@@ -93,18 +93,10 @@ def _curve(law: ScalingLaw, compute: float, n: float, best: float):
 
 def _plot_optima(axes: Axes, law: ScalingLaw, n, loss) -> None:
   exponent = law.beta / (law.alpha + law.beta)
-  axes.plot(
-    n,
-    loss,
-    color=style.INK,
-    linestyle='--',
-    linewidth=1.2,
-    marker='D',
-    markersize=5,
-    markerfacecolor='white',
-    zorder=4,
-    label=f'optimum, N ∝ C^{exponent:.2f}',
-  )
+  marks = {'marker': 'D', 'markersize': 5, 'markerfacecolor': 'white'}
+  line = {'color': style.INK, 'linestyle': '--', 'linewidth': 1.2, **marks}
+  label = f'optimum, N ∝ C^{exponent:.2f}'
+  axes.plot(n, loss, **line, zorder=4, label=label)
   # Above the axes, where there are no points.
   axes.legend(loc='lower right', bbox_to_anchor=(1, 1))
 
@@ -115,17 +107,8 @@ def _name_budgets(axes: Axes, compute, curves, shades) -> None:
   for c, (x, y), shade in zip(compute, curves, shades, strict=True):
     seen = np.flatnonzero((x <= right) & (y <= top))
     if len(seen):
-      axes.annotate(
-        f'{power(c)} FLOPs',
-        (x[seen[-1]], y[seen[-1]]),
-        xytext=(5, 0),
-        textcoords='offset points',
-        va='center',
-        color=style.dark(shade),
-        fontsize=style.SMALL,
-        path_effects=style.HALO,
-        zorder=5,
-      )
+      at, text = (x[seen[-1]], y[seen[-1]]), f'{power(c)} FLOPs'
+      style.note(axes, text, at, (5, 0), shade, va='center', **style.OVER)
 
 
 def round_budgets(spent: np.ndarray) -> list[float]:

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jax_sparse_pretrain.analysis.plots import style
-from jax_sparse_pretrain.analysis.plots.style import HALO, SMALL, dark
 from jax_sparse_pretrain.text import percent
 
 
@@ -35,18 +34,12 @@ def label_ends(
   inside = np.clip(np.asarray(heights)[order], *axes.get_ylim())
   points = np.column_stack([np.full(len(inside), axes.get_xlim()[0]), inside])
   to_fraction = axes.transScale + axes.transLimits
-  places = apart(to_fraction.transform(points)[:, 1], 1.3 * SMALL / 72 / inches)
+  places = apart(
+    to_fraction.transform(points)[:, 1], 1.3 * style.SMALL / 72 / inches
+  )
   for place, i in zip(places, order.tolist(), strict=True):
-    axes.annotate(
-      texts[i],
-      (1, place),
-      xycoords='axes fraction',
-      xytext=(4, 0),
-      textcoords='offset points',
-      va='center',
-      color=dark(colours[i]),
-      fontsize=SMALL,
-    )
+    how = {'xycoords': 'axes fraction', 'va': 'center'}
+    style.note(axes, texts[i], (1, place), (4, 0), colours[i], **how)
 
 
 def label_curves(
@@ -70,28 +63,13 @@ def label_curves(
   bottom = axes.get_ylim()[0]
   stay = [i for i, y in enumerate(curves) if y[-1] >= bottom]
   if stay:
-    label_ends(
-      axes,
-      [curves[i][-1] for i in stay],
-      [texts[i] for i in stay],
-      [colours[i] for i in stay],
-      inches,
-    )
+    ends = ((curves[i][-1], texts[i], colours[i]) for i in stay)
+    label_ends(axes, *zip(*ends, strict=True), inches)
   for i in sorted(set(range(len(curves))) - set(stay)):
     seen = np.flatnonzero(curves[i] >= bottom)
     if len(seen):
-      axes.annotate(
-        texts[i],
-        (x[seen[-1]], bottom),
-        xytext=(-3, 2),
-        textcoords='offset points',
-        ha='right',
-        va='bottom',
-        color=dark(colours[i]),
-        fontsize=SMALL,
-        path_effects=HALO,
-        zorder=5,
-      )
+      at, how = (x[seen[-1]], bottom), {'ha': 'right', 'va': 'bottom'}
+      style.note(axes, texts[i], at, (-3, 2), colours[i], **how, **style.OVER)
 
 
 def apart(places: np.ndarray, gap: float) -> np.ndarray:
@@ -147,13 +125,9 @@ def colours(sparsity: np.ndarray) -> np.ndarray:
 
 
 def add_legend(where: Figure | Axes, sparsity: np.ndarray, **place) -> None:
-  """Names the colours; not if they are all one.
+  """Names the colours of points, if they differ, in a legend at `place`.
 
-  Args:
-    where: a figure or axes.
-    sparsity: of the points.
-    **place: where in it, as `legend` takes it. Many sparsities get a colour
-      bar beside the figure in any case.
+  Many sparsities get a colour bar beside the figure instead.
   """
   known = _known(sparsity)
   if len(known) > MOST_IN_LEGEND:

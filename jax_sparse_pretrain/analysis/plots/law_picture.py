@@ -42,10 +42,7 @@ def plot_law(
   )
   residuals = 100 * np.log(runs.loss / law.loss(n, d))
   by_sparsity = labels.varies(runs.sparsity)
-  for axes, below, x, held in (
-    (over_n, left_n, n, d),
-    (over_d, left_d, d, n),
-  ):
+  for axes, below, x, held in (over_n, left_n, n, d), (over_d, left_d, d, n):
     shade = style.shades(held, log=True)
     colours = labels.colours(runs.sparsity) if by_sparsity else shade
     axes.scatter(x, runs.loss, c=colours, **labels.POINT)
@@ -117,7 +114,7 @@ def plot_predicted(
 
   Args:
     runs: measured runs.
-    fits: by the kind of parameters that each counts, of `table.KINDS`.
+    fits: by the kind of parameters that each counts, of `KINDS`.
 
   Raises:
     ValueError: if there is no law, and if parameters of its kind are not
@@ -127,14 +124,8 @@ def plot_predicted(
     raise ValueError('fits: must hold at least one law')
   title = f'Predicted and measured loss, {len(runs)} runs'
   figure = style.new_figure(4.6, title)
-  grid = figure.subplots(
-    2,
-    len(fits),
-    sharex=True,
-    sharey='row',
-    squeeze=False,
-    height_ratios=(3, 1.4),
-  )
+  shared = {'sharex': True, 'sharey': 'row', 'squeeze': False}
+  grid = figure.subplots(2, len(fits), **shared, height_ratios=(3, 1.4))
   colours = labels.colours(runs.sparsity)
   low, high = runs.loss.min() / 1.03, runs.loss.max() * 1.03
   most = 0.0

@@ -88,6 +88,16 @@ def dark(colour) -> np.ndarray:
   return colour * min(1.0, (most / max(luminance, 1e-9)) ** (1 / 2.2))
 
 
+def note(axes: Axes, text: str, at, offset, colour, **how) -> None:
+  """Small text some points beside a place, in a colour that can be read."""
+  how |= {'color': dark(colour), 'fontsize': SMALL, 'xytext': offset}
+  axes.annotate(text, at, textcoords='offset points', **how)
+
+
+# For text over curves.
+OVER = {'path_effects': HALO, 'zorder': 5}
+
+
 def log_axis(
   axis: Axis, low: float, high: float, write: Callable[[float], str] = short
 ) -> None:
@@ -96,12 +106,17 @@ def log_axis(
   axis.axes.set(**{f'{axis.axis_name}lim': (low, high)})
   decades = np.log10(high / low)
   if decades < 1:
-    axis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_locator(few_ticks())
   else:
     subs = (1, 2, 5) if decades < 2 else (1, 3) if decades < 3.6 else (1,)
     axis.set_major_locator(ticker.LogLocator(subs=subs, numticks=8))
   axis.set_minor_locator(ticker.NullLocator())
   write_ticks(write, axis)
+
+
+def few_ticks() -> ticker.Locator:
+  """About five round ones on a linear axis."""
+  return ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
 
 
 def write_ticks(write: Callable[[float], str], *axes: Axis) -> None:

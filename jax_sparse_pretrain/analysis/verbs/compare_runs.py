@@ -13,7 +13,6 @@ from jax_sparse_pretrain.analysis.command import Answer, From, Level, verb
 from jax_sparse_pretrain.analysis.comparison import results
 from jax_sparse_pretrain.analysis.comparison.results import ERRORS
 from jax_sparse_pretrain.analysis.runs_table import Runs
-from jax_sparse_pretrain.analysis.schedule_table import read_scheduled
 from jax_sparse_pretrain.analysis.verbs.arguments import (
   AskedRuns,
   check_delta,
@@ -77,11 +76,8 @@ def render(comparison) -> str:
 def _biases(comparison) -> str:
   names = [law.name for law in comparison.laws]
   rows = [
-    [
-      f'{biases[0].sparsity:g}',
-      str(biases[0].n_runs),
-      *(f'{each.in_sample:+z.3f}' for each in biases),
-    ]
+    [f'{biases[0].sparsity:g}', str(biases[0].n_runs)]
+    + [f'{each.in_sample:+z.3f}' for each in biases]
     for biases in zip(*(law.bias for law in comparison.laws), strict=True)
   ]
   title = 'Bias over sparsity: mean of log predicted - log measured loss'
@@ -170,6 +166,9 @@ def rank_runs(
   schedule: tuple[float, float] = (0.25, 0.75),
 ) -> tuple[list, Any]:
   """Rankings of the one table given, and the noise of its losses or None."""
+  # Only here, so that --help answers at once.
+  from jax_sparse_pretrain.analysis.ranking import read_scheduled
+
   if len(asked.paths) != 1 or storage.as_path(asked.paths[0]).is_dir():
     raise ValueError(
       'PATH: give one table: the runs.csv of a sweep, or one with the columns '
@@ -177,8 +176,8 @@ def rank_runs(
     )
   path = storage.as_path(asked.paths[0])
   derived = [each.partition('=')[0].strip() for each in asked.column]
-  found = read_scheduled(path, asked.load, derived)
-  if found.runs is None:
+  columns, runs = read_scheduled(path, asked.load, derived)
+  if runs is None:
     for name in ('column', 'where', 'drop_highest_loss', 'unfinished'):
       if getattr(asked, name):
         raise ValueError(f'--{name}: {path} is no table of runs')
@@ -188,9 +187,8 @@ def rank_runs(
       floor = analysis.Noise(noise)
     except ValueError as error:
       raise ValueError(f'--noise: {error}') from None
-  elif found.runs is not None:
-    floor = analysis.replicate_noise(found.runs)
-  columns = (found.start, found.end, found.sparsity, found.loss, found.seed)
+  elif runs is not None:
+    floor = analysis.replicate_noise(runs)
   return analysis.rank_schedules(*columns, schedule, floor, level), floor
 
 

@@ -34,12 +34,8 @@ PLAN_TOLERANCE = 1e-3
 class PhaseAverage(NamedTuple):
   """The average over one phase of a run.
 
-  Attributes:
-    name: dense, pruning or recovery.
-    start: its first step.
-    end: the step after its last.
-    density: the mean share of the linear parameters that is nonzero.
-    compute_fraction: its share of the run's compute.
+  From the step `start` up to `end`; the shares are of the linear parameters
+  that are nonzero, on average, and of the run's compute.
   """
 
   name: str
@@ -144,13 +140,15 @@ def average_parameters(
     ValueError: if there is nothing to average over, for a malformed file, or
       if the history and the summary disagree, naming both.
   """
-  if isinstance(source, history.History):
-    return _count(source, _given(steps, 'a history'), 'run')
-  path = storage.as_path(source)
-  if path.is_file():
-    name = storage.resolved(path.parent).name
-    return _count(history.read(path), _given(steps, str(path)), name)
-  return _of_workdir(Workdir(path), steps)
+  past, path, name = source, 'a history', 'run'
+  if not isinstance(source, history.History):
+    path = storage.as_path(source)
+    if not path.is_file():
+      return _of_workdir(Workdir(path), steps)
+    past, name = history.read(path), storage.resolved(path.parent).name
+  if steps is None:
+    raise ValueError(f'steps: must be given for {path}, which does not tell')
+  return _count(past, steps, name)
 
 
 def read_averages(paths: Iterable[os.PathLike | str]) -> list[Average]:
@@ -179,12 +177,6 @@ def planned_average(
   header = history.Header(linear_parameters, linear_parameters, 1, {})
   found = _count(history.History(header, rows), plan.steps, 'plan')
   return dataclasses.replace(found, tokens_per_step=tokens_per_step)
-
-
-def _given(steps: int | None, source: str) -> int:
-  if steps is None:
-    raise ValueError(f'steps: must be given for {source}, which does not tell')
-  return steps
 
 
 def _count(

@@ -13,10 +13,10 @@ import numpy as np
 
 from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain import planning
-from jax_sparse_pretrain.analysis.architecture import choose_architecture
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.train_command import (
   NextRun,
+  choose_architecture,
   make_config,
   make_settings,
   nearest_base,

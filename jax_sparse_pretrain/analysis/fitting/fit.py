@@ -10,14 +10,14 @@ import dataclasses
 import functools
 import json
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jax_sparse_pretrain.analysis.fitting import design as designs
 from jax_sparse_pretrain.analysis.fitting import grid, identification, search
 from jax_sparse_pretrain.analysis.fitting.bootstrap import Bootstrap, bootstrap
-from jax_sparse_pretrain.analysis.fitting.forms import Form, Law
+from jax_sparse_pretrain.analysis.fitting.forms import Form
 from jax_sparse_pretrain.analysis.fitting.intervals import profile_intervals
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.fitting.objective import huber, objective
@@ -273,14 +273,14 @@ class FormFit(NamedTuple):
   """
 
   form: Form
-  law: Law
+  law: Any
   objective: float
   coefficients: np.ndarray
   others: np.ndarray
   theta: np.ndarray
 
   @property
-  def other(self) -> Law | None:
+  def other(self):
     """A law that fits as well and predicts otherwise."""
     is_alone = self.others is self.coefficients
     return None if is_alone else self.form.law(*map(float, self.others))

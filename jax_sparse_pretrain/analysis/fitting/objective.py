@@ -209,9 +209,8 @@ class _Sums:
     # Of each entry of h: its terms, with their factor and their size, if any.
     parts = [[(j, None, None)] for j in range(n_sizes)]
     for p in range(n_exponents):
-      parts.append(
-        [(j, self.names[j, p], j) for j in range(n_sizes) if self._has(j, p)]
-      )
+      holders = [j for j in range(n_sizes) if p in self.active[j]]
+      parts.append([(j, self.names[j, p], j) for j in holders])
     self.slopes = _Entries(
       self.n,
       [
@@ -274,9 +273,6 @@ class _Sums:
       [np.prod([one, *(factors[a] for a in key)], axis=0) for key in keys],
       axis=-1,
     )
-
-  def _has(self, j: int, p: int) -> bool:
-    return p in self.active[j]
 
   def _place(self, parts) -> tuple[int, int]:
     """Row and column of a product of parts."""

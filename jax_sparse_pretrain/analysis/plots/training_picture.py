@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jax_sparse_pretrain import storage
-from jax_sparse_pretrain.analysis.plots import labels, style
+from jax_sparse_pretrain.analysis.plots import style
 from jax_sparse_pretrain.analysis.training_log import (
   Phase,
   Run,
@@ -144,7 +144,7 @@ def _plot_counts(axes: Axes, run: Run) -> None:
 def _name(axes: Axes, lines: list[tuple[float, str, str]]) -> None:
   """Height, text and colour of each: beside the axes, where no curve is."""
   if lines:
-    labels.label_ends(axes, *zip(*lines, strict=True), inches=2.2)
+    style.label_ends(axes, *zip(*lines, strict=True), inches=2.2)
 
 
 def _shade_phases(loss_axes: Axes, count_axes: Axes, run: Run) -> None:

@@ -262,13 +262,9 @@ NUMBERS = 'E=1.8,A=480,B=2100,alpha=0.35,beta=0.37'
 
 @dataclasses.dataclass(frozen=True)
 class GivenLaw:
-  """A law, and what is known of its origin.
+  """A law and the parameters that its N counts; a fit, but for numbers.
 
-  Attributes:
-    law: the coefficients.
-    kind: the kind of parameters that N counts.
-    fit: None for a law given as numbers.
-    resampling: the arguments of its bootstrap; None if it had none.
+  The resampling is the arguments of its bootstrap; None if it had none.
   """
 
   law: 'analysis.ScalingLaw'

@@ -140,7 +140,7 @@ def isoflops(
     else:
       raise ValueError('--compute: must be given without runs')
     # Only here, so that --help answers at once.
-    from jax_sparse_pretrain.analysis.plots.isoflop_picture import round_budgets
+    from jax_sparse_pretrain.analysis.plots.law_picture import round_budgets
 
     compute = round_budgets(training_flops(n, d))
   law_or_fit = given.fit or given.law

@@ -61,11 +61,8 @@ def plan(
   is_file = config and config.endswith('.py') and os.path.isfile(config)
   if config is not None and not is_file:
     raise ValueError(f'--config = {config}: must be a file, FILE.py')
-  plans = analysis.plan_run(
-    given.fit or given.law,
-    **planned,
-    **((given.fit and given.resampling) or {}),
-  )
+  resampling = (given.fit and given.resampling) or {}
+  plans = analysis.plan_run(given.fit or given.law, **planned, **resampling)
   shown = _plan_text(plans, given.fit is not None, twins)
   return Answer(plans.as_dict(), shown, plans.warnings)
 
@@ -207,14 +204,12 @@ def simulate(
     'initial': n,
     'final': np.rint(n * (1 - s)),
   }
+  counted = sizes[given.kind]
+  loss = analysis.simulate_runs(given.law, counted, d, noise=noise, seed=seed)
   runs = Runs(
     tuple(f'simulated-{i + 1}' for i in range(len(n))),
     **{f'{kind}_parameters': values for kind, values in sizes.items()},
-    sparsity=s,
-    tokens=d,
-    loss=analysis.simulate_runs(
-      given.law, sizes[given.kind], d, noise=noise, seed=seed
-    ),
+    **{'sparsity': s, 'tokens': d, 'loss': loss},
   )
   columns = {name: getattr(runs, name) for name in NUMBERS}
   return Answer(

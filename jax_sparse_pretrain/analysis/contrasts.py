@@ -74,10 +74,8 @@ class Contrast:
 def read_places(runs: Runs, pattern: str) -> list[Place | None]:
   """Where each run stands, by its name; None for a name that does not match.
 
-  Args:
-    runs: the runs; they have a column `seed` if the pattern has no such group.
-    pattern: a regular expression of whole names with the groups `arm` and, if
-      there are, `block` and `seed`.
+  The pattern is a regular expression of whole names with the group `arm` and,
+  if there are, `block` and `seed`; else the runs have a column `seed`.
 
   Raises:
     ValueError: for a pattern that is none, lacks `arm`, has other groups, or

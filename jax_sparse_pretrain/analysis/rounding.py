@@ -27,12 +27,10 @@ from jax_sparse_pretrain.schedule import PruningSchedule
 
 @dataclasses.dataclass(frozen=True)
 class Aim:
-  """Which size and which compute a run should have.
+  """Which size and which compute a run should have, by a law.
 
-  Attributes:
-    law: the law of the loss.
-    given: name -> value, as the caller asked.
-    budget: FLOPs, where they do not depend on the size of the run.
+  What the caller asked is `given`; the budget, in FLOPs, is None where it
+  depends on the size of the run.
   """
 
   law: ScalingLaw
@@ -152,11 +150,7 @@ class Terms:
     check_one_shot(ramp['schedule'], ramp['start'], ramp['end'])
 
   def run(self, aim: Aim, sparsity: float) -> NextRun:
-    """The run of this sparsity that meets the aim.
-
-    Raises:
-      ValueError: if there is none, saying why.
-    """
+    """The run of this sparsity that meets the aim; an error says why not."""
     # The mean over the steps, before there are whole ones.
     asked = PruningSchedule(sparsity=sparsity, **self.ramp)
     density = 1 / planning.stretch(asked)

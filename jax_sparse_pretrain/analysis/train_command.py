@@ -218,16 +218,8 @@ def choose_architecture(
 ) -> config_lib.Model:
   """The member of the family nearest to a count of linear parameters.
 
-  Of those within 0.25 %, the one whose aspect ratio is nearest to 64, unless
-  one is met exactly.
-
-  Args:
-    linear_parameters: wanted, the LM head included.
-    vocab_size: of the LM head.
-    context_length: in tokens; it does not enter the count.
-
-  Returns:
-    The shape; its exact count is `counts.linear_parameters`.
+  The count includes the LM head. Of those within 0.25 %, it is the one whose
+  aspect ratio is nearest to 64, unless one is met exactly.
 
   Raises:
     ValueError: if it is below the smallest such model, or above

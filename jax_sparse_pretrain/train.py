@@ -115,7 +115,7 @@ def _show_plan(config: config_lib.Config) -> int:
 
   plan = recipe.make_plan(config)
   # Refuses what the run would refuse.
-  recipe.make_pruner(config, plan, recipe.model_kernels(config.model))
+  recipe.make_pruner(config, plan)
   print(recipe.plan_table(config, plan))
   return 0
 

@@ -23,21 +23,15 @@ def end_of_run_table(
     Line(),
     *_compute_lines(summary),
   ]
-  text = listing(_title(summary), lines)
-  # Never folded: a folded path cannot be copied.
-  return text if workdir is None else f'{text}\nFiles: {workdir}'
-
-
-def _title(summary: Mapping) -> str:
-  how = 'Finished' if summary['completed'] else 'Stopped before the end'
-  elapsed = duration(summary['wall_seconds'])
-  return f'{how}: {summary["steps"]:,} steps in {elapsed}, {_kind(summary)}'
-
-
-def _kind(summary: Mapping) -> str:
   # From the counts, which say what is; the config says what was asked for.
   density = summary['final_parameters'] / summary['linear_parameters']
-  return 'dense' if _is_dense(summary) else f'{1 - density:.1%} sparse'
+  kind = 'dense' if _is_dense(summary) else f'{1 - density:.1%} sparse'
+  how = 'Finished' if summary['completed'] else 'Stopped before the end'
+  elapsed = duration(summary['wall_seconds'])
+  title = f'{how}: {summary["steps"]:,} steps in {elapsed}, {kind}'
+  text = listing(title, lines)
+  # Never folded: a folded path cannot be copied.
+  return text if workdir is None else f'{text}\nFiles: {workdir}'
 
 
 def _is_dense(summary: Mapping) -> bool:

@@ -65,8 +65,7 @@ def _actions(run: Run, numbers: dict[Any, int]) -> np.ndarray:
     numbers: those of the actions that have been seen, which grow.
   """
   config, plan = run.config, run.plan
-  kernels = recipe.model_kernels(config.model)
-  pruner = recipe.make_pruner(config, plan, kernels)
+  pruner = recipe.make_pruner(config, plan)
   rates = optimizer.learning_rates(config.optimizer, plan.steps)
   controls = recipe.make_controls(config, plan, pruner, rates)
   budgets = {

@@ -98,7 +98,7 @@ def _make_run(name: str, values: dict[str, Any], changes: Mapping) -> Run:
     config = config_lib.from_dict(schema.altered(values, changes))
     plan = recipe.make_plan(config)
     # Refuses what the run would refuse.
-    recipe.make_pruner(config, plan, recipe.model_kernels(config.model))
+    recipe.make_pruner(config, plan)
   except ConfigError as error:
     raise ConfigError(f'run {name}: {error}') from None
   return Run(name, config, plan)

@@ -42,7 +42,6 @@ ALLOWED = {
     'runs',
     'schema',
     'storage',
-    'text',
     'training',
   },
   'training': {

@@ -93,26 +93,22 @@ def together(function: Callable[[], T]) -> T:
       process only, an exception of this package if it is one there, else a
       RuntimeError; both name the process.
   """
-  result, error = None, None
+  result, error, failure = None, None, None
   try:
     result = function()
   except Exception as raised:
-    error = raised
-  for process, failure in enumerate(gather(error and _described(error))):
-    if failure is not None and error is None:
-      kind, text = failure
+    error, failure = raised, (type(raised), str(raised))
+    # The exceptions of this package can be made from a text; others need not.
+    if not type(raised).__module__.startswith('jax_sparse_pretrain'):
+      failure = RuntimeError, f'{type(raised).__name__}: {raised}'
+  for process, failed in enumerate(gather(failure)):
+    if failed and error is None:
+      kind, text = failed
       error = kind(f'process {process}: {text}')
   if error is not None:
     error.is_agreed = True
     raise error
   return result
-
-
-def _described(error: Exception) -> tuple[type[Exception], str]:
-  # The exceptions of this package can be made from a text; others need not.
-  if type(error).__module__.startswith('jax_sparse_pretrain'):
-    return type(error), str(error)
-  return RuntimeError, f'{type(error).__name__}: {error}'
 
 
 def on_primary(function: Callable[[], T]) -> T:
@@ -254,9 +250,8 @@ def run_joined(
   if not _are_several(options):
     return function(stop)
   _connect(options, stop)
-  return _Watch(options.heartbeat_timeout).run(
-    lambda: function(AgreedStop(stop))
-  )
+  watch = _Watch(options.heartbeat_timeout)
+  return watch.run(lambda: function(AgreedStop(stop)))
 
 
 def _check(options: Options) -> None:
@@ -313,8 +308,13 @@ def _are_several(options: Options) -> bool:
 
 def _connect(options: Options, stop: StopRequest) -> None:
   """Leaves if not all come in time, at a signal, and if JAX cannot join."""
-  if options.coordinator_port is not None:
-    _set_port(options.coordinator_port)
+  if port := options.coordinator_port:
+    asked = inspect.signature(ClusterEnv.get_coordinator_address).parameters
+    if 'override_coordinator_port' not in asked:
+      raise ConfigError(
+        f'--coordinator_port = {port}: needs a newer jax than {jax.__version__}'
+      )
+    os.environ['JAX_COORDINATOR_PORT'] = str(port)
   failures = []
 
   def join() -> None:
@@ -339,7 +339,8 @@ def _connect(options: Options, stop: StopRequest) -> None:
     if stop.is_due():
       _leave_early(f'{stop.name} before all had come', command_line.STOPPED)
     if time.monotonic() > deadline:
-      _leave_early(_why_nobody_came(options.connect_timeout))
+      patience = f' in {options.connect_timeout} seconds (--connect_timeout)'
+      _not_joined(patience, _why_nobody_came())
     joining.join(0.05)
   if failures:
     reason = _brief(failures[0])
@@ -347,36 +348,26 @@ def _connect(options: Options, stop: StopRequest) -> None:
       raise ConfigError(
         f'the cluster does not tell its processes: {reason}'
       ) from failures[0]
-    _leave_early(f'{_not_joined()}: {reason}')
+    _not_joined('', reason)
 
 
-def _set_port(port: int) -> None:
-  asked = inspect.signature(ClusterEnv.get_coordinator_address).parameters
-  if 'override_coordinator_port' not in asked:
-    raise ConfigError(
-      f'--coordinator_port = {port}: needs a newer jax than {jax.__version__}'
-    )
-  os.environ['JAX_COORDINATOR_PORT'] = str(port)
-
-
-def _not_joined() -> str:
-  return (
+def _not_joined(patience: str, reason: str) -> NoReturn:
+  _leave_early(
     f'process {_state.process_id} of {_state.num_processes} has not joined the '
-    f'others at the coordinator, {_state.coordinator_address},'
+    f'others at the coordinator, {_state.coordinator_address},{patience}: '
+    f'{reason}'
   )
 
 
-def _why_nobody_came(seconds: int) -> str:
+def _why_nobody_came() -> str:
   if _state.coordinator_address is None:
-    reason = 'its address is not known'
-  elif answers(_state.coordinator_address):
-    reason = 'it answers, but some of the others have not come'
-  else:
-    reason = (
-      'nothing answers there; process 0 must run there, and the port be open '
-      '(--coordinator, --coordinator_port)'
-    )
-  return f'{_not_joined()} in {seconds} seconds (--connect_timeout): {reason}'
+    return 'its address is not known'
+  if answers(_state.coordinator_address):
+    return 'it answers, but some of the others have not come'
+  return (
+    'nothing answers there; process 0 must run there, and the port be open '
+    '(--coordinator, --coordinator_port)'
+  )
 
 
 def answers(address: str) -> bool:
@@ -416,7 +407,9 @@ class _Watch:
     Raises:
       Exception: that of `function`, if all processes agree on it.
     """
-    with _hearing_aborts(self._aborted):
+    # By then, the runtime has said why, and is about to end this process.
+    named = 'the runtime names them above'
+    with _hearing_aborts(lambda _: self._disconnected(named)):
       threading.Thread(target=self._poll, daemon=True).start()
       try:
         status = function()
@@ -454,11 +447,6 @@ class _Watch:
       if polls_since_error == 2:
         _leave(*_end_of(self._error))
       time.sleep(_POLL_SECONDS)
-
-  def _aborted(self, number: int) -> None:
-    """The runtime has said why, and is about to end this process."""
-    del number
-    self._disconnected('the runtime names them above')
 
   def _disconnected(self, reason: str) -> NoReturn:
     """Ends this process, which can no longer ask who is alive."""

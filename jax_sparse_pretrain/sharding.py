@@ -12,7 +12,6 @@ from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jax_sparse_pretrain import config as config_lib
-from jax_sparse_pretrain.pruning import path_name
 
 AXES = ('data', 'fsdp', 'tensor')
 
@@ -93,7 +92,7 @@ def parameter_shardings(mesh: Mesh, boxed: Any) -> Any:
   """
 
   def place(path, leaf):
-    name = path_name(path)
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
     if not isinstance(leaf, nn.LogicallyPartitioned):
       raise ValueError(f'{name}: has no logical axis names')
     unknown = [axis for axis in leaf.names if axis not in RULES]

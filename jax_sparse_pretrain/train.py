@@ -115,7 +115,7 @@ def _show_plan(config: config_lib.Config) -> int:
 
   plan = recipe.make_plan(config)
   # Refuses what the run would refuse.
-  recipe.make_pruner(config, plan, recipe.model_kernels(config.model))
+  recipe.make_pruner(config, plan)
   print(recipe.plan_table(config, plan))
   from jax_sparse_pretrain import data
 
@@ -155,10 +155,10 @@ def _train_joined(
 ) -> int:
   """What every process of the run does."""
   from jax_sparse_pretrain import distributed
-  from jax_sparse_pretrain.runs import summary, workdir
+  from jax_sparse_pretrain.runs import workdir
   from jax_sparse_pretrain.runs.checkpoint import CheckpointError
   from jax_sparse_pretrain.runs.lock import TakenOver
-  from jax_sparse_pretrain.training import entry
+  from jax_sparse_pretrain.training import entry, progress
   from jax_sparse_pretrain.training.metrics import NonFiniteError
 
   try:
@@ -171,7 +171,9 @@ def _train_joined(
     print(f'error: {error}', file=sys.stderr)
     return command_line.FAILED
   root = workdir.root_of(args.workdir)
-  distributed.on_primary(lambda: print(summary.end_of_run_table(outcome, root)))
+  distributed.on_primary(
+    lambda: print(progress.end_of_run_table(outcome, root))
+  )
   return 0
 
 

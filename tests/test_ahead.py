@@ -15,11 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_sparse_pretrain import command_line, hardware, train
 from jax_sparse_pretrain import config as config_lib
-from jax_sparse_pretrain.compile_ahead import (
-  device_table,
-  program,
-  topology,
-)
+from jax_sparse_pretrain.compile_ahead import program, topology
 from jax_sparse_pretrain.compile_ahead.hlo import (
   costs,
   execution,
@@ -125,7 +121,7 @@ def test_a_dense_run_has_no_masks_and_no_update():
   dense = ahead(pruning=DENSE)
   assert dense.state['masks'] == 0
   assert dense.update == program.Cost(0, 0, (), ())
-  assert 'mask update' not in device_table.step_table(dense)
+  assert 'mask update' not in program.step_table(dense)
 
 
 def test_the_state_is_updated_in_place():
@@ -201,7 +197,7 @@ def test_a_loop_of_unknown_length_is_named_and_counted_once():
   assert sum(map(costs.flops, found)) == 2 * 64**3
   assert len({name for each in found for name in each.loops}) == 1
   cost = program.Cost(1, 1, (), ('while.1',))
-  text = device_table.step_table(ahead()._replace(step=cost))
+  text = program.step_table(ahead()._replace(step=cost))
   assert '1 loops of the step have no length' in text
 
 
@@ -526,10 +522,10 @@ def on_chip(**memory_changes):
 
 def test_whether_it_fits_is_said_of_the_chip():
   assert on_chip().fits
-  assert 'fits: 0.0% of 16 GiB' in device_table.step_table(on_chip())
+  assert 'fits: 0.0% of 16 GiB' in program.step_table(on_chip())
   large = on_chip(temporaries=17 * hardware.GIB)
   assert large.fits is False
-  text = device_table.step_table(large)
+  text = program.step_table(large)
   assert 'DOES NOT FIT: 106.3% of 16 GiB' in text
   assert max(map(len, text.splitlines())) <= 80
   assert ahead().fits is None
@@ -537,7 +533,7 @@ def test_whether_it_fits_is_said_of_the_chip():
 
 def test_a_refusal_of_the_compiler_is_said_in_its_words():
   words = 'Ran out of memory in memory space hbm. Used 21.09G of 15.75G hbm.'
-  text = device_table.step_table(
+  text = program.step_table(
     on_chip()._replace(memory=None, step=None, update=None, refusal=words)
   )
   assert words in text.replace('\n', ' ') and 'too much' in text

@@ -17,7 +17,7 @@ from jax_sparse_pretrain.analysis import (
   write_runs,
 )
 from jax_sparse_pretrain.analysis.__main__ import main
-from jax_sparse_pretrain.analysis.comparison import splits
+from jax_sparse_pretrain.analysis.comparison import compare
 from jax_sparse_pretrain.analysis.comparison.results import verdict
 from jax_sparse_pretrain.analysis.fitting import forms
 from jax_sparse_pretrain.analysis.runs_table import NUMBERS
@@ -221,9 +221,9 @@ def test_runs_of_nearly_one_compute_and_sparsity_go_together(runs):
     tokens=compute * 1e20 / some.average_parameters,
     sparsity=0.5 + 4e-4 * (np.arange(12) % 2),
   )
-  [fold] = splits.largest_compute(near).folds
-  assert fold.test.tolist() == [False] * 6 + [True] * 6
-  assert splits.one_sparsity(near).folds == ()
+  [(_, test, _)] = compare.largest_compute(near).folds
+  assert test.tolist() == [False] * 6 + [True] * 6
+  assert compare.one_sparsity(near).folds == ()
 
 
 def test_a_fold_that_cannot_be_fitted_is_named(runs):

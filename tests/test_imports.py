@@ -31,7 +31,7 @@ ALLOWED = {
   'planning': {'config', 'schedule'},
   'command_line': {'config', 'schema', 'shipped'},
   'distributed': {'command_line', 'config', 'schema'},
-  'sharding': {'config', 'pruning'},
+  'sharding': {'config'},
   'model': {'config', 'model'},
   'pruning': {'pruning', 'schedule'},
   'data': {'config', 'data', 'schema', 'storage'},
@@ -42,7 +42,6 @@ ALLOWED = {
     'runs',
     'schema',
     'storage',
-    'text',
     'training',
   },
   'training': {

@@ -18,12 +18,12 @@ from jax_sparse_pretrain.analysis import (
   simulate_runs,
 )
 from jax_sparse_pretrain.analysis.__main__ import main
-from jax_sparse_pretrain.analysis.architecture import (
+from jax_sparse_pretrain.analysis.train_command import (
+  BASES,
   choose_architecture,
   depths,
   widths,
 )
-from jax_sparse_pretrain.analysis.train_command import BASES
 from jax_sparse_pretrain.config import Model
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.training import recipe

@@ -26,22 +26,20 @@ from jax_sparse_pretrain.analysis import (
   write_runs,
 )
 from jax_sparse_pretrain.analysis.__main__ import main
-from jax_sparse_pretrain.analysis.plots import labels, style
+from jax_sparse_pretrain.analysis.plots import style
 from jax_sparse_pretrain.analysis.plots.coefficient_picture import (
   plot_coefficients,
 )
-from jax_sparse_pretrain.analysis.plots.density_picture import plot_density
 from jax_sparse_pretrain.analysis.plots.experiment_pictures import (
+  plot_density,
   plot_schedules,
-)
-from jax_sparse_pretrain.analysis.plots.isoflop_picture import (
-  plot_isoflops,
-  round_budgets,
 )
 from jax_sparse_pretrain.analysis.plots.law_picture import (
   levels,
+  plot_isoflops,
   plot_law,
   plot_predicted,
+  round_budgets,
 )
 from jax_sparse_pretrain.planning import plan
 
@@ -519,12 +517,12 @@ def test_tables_that_cannot_be_are_refused(rows, noise):
 @pytest.mark.parametrize('seed', range(5))
 def test_labels_move_apart_and_keep_their_order(seed):
   places = np.random.default_rng(seed).uniform(size=12)
-  moved = labels.apart(places, 0.05)
+  moved = style.apart(places, 0.05)
   assert np.diff(np.sort(moved)).min() > 0.05 - 1e-12
   np.testing.assert_array_equal(np.argsort(moved), np.argsort(places))
   assert moved.min() >= 0 and moved.max() <= 1
   far = np.linspace(0, 1, 5)
-  np.testing.assert_allclose(labels.apart(far, 0.2), far)
+  np.testing.assert_allclose(style.apart(far, 0.2), far)
 
 
 def test_text_in_any_colour_of_the_scale_can_be_read():
@@ -535,7 +533,7 @@ def test_text_in_any_colour_of_the_scale_can_be_read():
 
 
 def test_unknown_sparsity_is_grey_among_known_ones():
-  first, second, third = labels.colours(np.array([0.0, np.nan, 0.5]))
+  first, second, third = style.sparsity_colours(np.array([0.0, np.nan, 0.5]))
   assert len({first[1], third[1]}) == 2
   assert second[0] == second[1] == second[2]
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from jax_sparse_pretrain.runs.summary import end_of_run_table
+from jax_sparse_pretrain.training.progress import end_of_run_table
 
 N, N_AVG, N_END = 41_549_824, 31_789_770.3, 24_929_894
 TOKENS = 6_842_000_000

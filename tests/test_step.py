@@ -148,7 +148,7 @@ def test_the_last_update_of_a_recipe_keeps_exactly_its_target(asked):
     pruning=asked,
   )
   plan, kernels = recipe.make_plan(config), recipe.model_kernels(config.model)
-  pruner = recipe.make_pruner(config, plan, kernels)
+  pruner = recipe.make_pruner(config, plan)
   rates = np.zeros(plan.steps, np.float32)
   controls = recipe.make_controls(config, plan, pruner, rates)
   last = controls(plan.schedule.end)

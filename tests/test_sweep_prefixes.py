@@ -30,11 +30,10 @@ def common(a, b):
 def steps_of(run):
   """What every step does, one after another."""
   config, plan = run.config, run.plan
-  kernels = recipe.model_kernels(config.model)
   controls = recipe.make_controls(
     config,
     plan,
-    recipe.make_pruner(config, plan, kernels),
+    recipe.make_pruner(config, plan),
     optimizer.learning_rates(config.optimizer, plan.steps),
   )
   for step in range(plan.steps):

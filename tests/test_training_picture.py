@@ -302,8 +302,8 @@ def test_a_run_without_a_finished_step_is_refused(tmp_path, text):
 def test_drawing_needs_no_jax_no_pyplot_and_no_backend_of_matplotlib(tmp_path):
   program = (
     'import os, sys\n'
-    'from jax_sparse_pretrain.analysis.plots import save_training_picture\n'
-    'save_training_picture(sys.argv[1])\n'
+    'from jax_sparse_pretrain.analysis.plots import training_picture\n'
+    'training_picture.save_training_picture(sys.argv[1])\n'
     'print({"jax", "matplotlib.pyplot"} & set(sys.modules))\n'
     'print(os.environ["MPLBACKEND"])'
   )

@@ -34,12 +34,8 @@ PLAN_TOLERANCE = 1e-3
 class PhaseAverage(NamedTuple):
   """The average over one phase of a run.
 
-  Attributes:
-    name: dense, pruning or recovery.
-    start: its first step.
-    end: the step after its last.
-    density: the mean share of the linear parameters that is nonzero.
-    compute_fraction: its share of the run's compute.
+  From the step `start` up to `end`; the shares are of the linear parameters
+  that are nonzero, on average, and of the run's compute.
   """
 
   name: str
@@ -144,21 +140,19 @@ def average_parameters(
     ValueError: if there is nothing to average over, for a malformed file, or
       if the history and the summary disagree, naming both.
   """
-  if isinstance(source, history.History):
-    return _count(source, _given(steps, 'a history'), 'run')
-  path = storage.as_path(source)
-  if path.is_file():
-    name = storage.resolved(path.parent).name
-    return _count(history.read(path), _given(steps, str(path)), name)
-  return _of_workdir(Workdir(path), steps)
+  past, path, name = source, 'a history', 'run'
+  if not isinstance(source, history.History):
+    path = storage.as_path(source)
+    if not path.is_file():
+      return _of_workdir(Workdir(path), steps)
+    past, name = history.read(path), storage.resolved(path.parent).name
+  if steps is None:
+    raise ValueError(f'steps: must be given for {path}, which does not tell')
+  return _count(past, steps, name)
 
 
 def read_averages(paths: Iterable[os.PathLike | str]) -> list[Average]:
-  """The average of every run at or below these paths.
-
-  Raises:
-    ValueError: for a path without a run, and as `average_parameters`.
-  """
+  """The average of every run at or below these paths."""
   return [
     dataclasses.replace(average_parameters(workdir), run=name)
     for path in paths
@@ -171,11 +165,7 @@ def planned_average(
 ) -> Average:
   """The N_avg that a schedule asks for, before any run.
 
-  Args:
-    linear_parameters: N of the dense model.
-    plan: the schedule and the number of steps.
-    tokens_per_step: predicted tokens in a batch; without it tokens and
-      compute stay unknown.
+  Without `tokens_per_step`, tokens and compute stay unknown.
   """
   schedule = plan.schedule
   starts = np.unique(np.append(0, schedule.update_steps + schedule.delay))
@@ -187,12 +177,6 @@ def planned_average(
   header = history.Header(linear_parameters, linear_parameters, 1, {})
   found = _count(history.History(header, rows), plan.steps, 'plan')
   return dataclasses.replace(found, tokens_per_step=tokens_per_step)
-
-
-def _given(steps: int | None, source: str) -> int:
-  if steps is None:
-    raise ValueError(f'steps: must be given for {source}, which does not tell')
-  return steps
 
 
 def _count(
@@ -261,10 +245,7 @@ def _of_workdir(files: Workdir, steps: int | None) -> Average:
 
 def _steps(files: Workdir, summary: Mapping) -> int:
   """The steps of the summary; without one, the steps that were logged."""
-  if 'steps' in summary:
-    steps = summary['steps']
-  else:
-    steps = logged_steps(files.root)
+  steps = summary['steps'] if 'steps' in summary else logged_steps(files.root)
   if type(steps) is not int:
     raise ValueError(
       f'{files.summary}: steps = {steps!r}: must be a whole number'

@@ -43,28 +43,23 @@ class Answer(NamedTuple):
   """What a verb answers.
 
   Attributes:
-    data: for `--json` and `--out FILE.json`, where NumPy's scalars and arrays
-      are fine and None is a value not known.
+    data: for `--json` and `--out FILE.json`; NumPy's values are fine.
     text: tables for a person.
     warnings: one line each, for stderr.
-    writers: suffix -> function that writes the file of `--out`, where it is
-      not `data` as JSON.
+    writers: suffix -> what writes the file of `--out`, where not as JSON.
   """
 
   data: Mapping[str, Any]
   text: str
   warnings: Sequence[str] = ()
-  writers: Mapping[str, Callable[[pathlib.Path], Any]] = types.MappingProxyType(
-    {}
-  )
+  writers: Mapping[str, Callable[[pathlib.Path], Any]] = {}
 
 
 def verb(example: str, *suffixes: str) -> Callable:
   """Marks the function of a verb, which returns an `Answer`.
 
-  Args:
-    example: a command line that works, without the program's name.
-    *suffixes: what the file of `--out` may end in.
+  The example is a command line that works, without the program's name. The
+  file of `--out` ends in one of the suffixes.
   """
 
   def mark(function: Callable) -> Callable:
@@ -77,15 +72,12 @@ def verb(example: str, *suffixes: str) -> Callable:
 class From(NamedTuple):
   """The keyword-only parameters of a public function of the analysis.
 
-  Attributes:
-    name: the function.
-    without: parameters that are no flags.
-    flags: parameter -> its flag, where that has another name.
+  Some are no flags, and some have flags of another name.
   """
 
   name: str
   without: Sequence[str] = ()
-  flags: Mapping[str, str] = types.MappingProxyType({})
+  flags: Mapping[str, str] = {}
 
   @property
   def function(self) -> Callable:
@@ -135,9 +127,7 @@ def _group(parser, part: Callable | From):
   return parser.add_argument_group(_summary(part))
 
 
-def _add_flag(
-  parser, name: str, parameter: inspect.Parameter, text: str | None
-) -> None:
+def _add_flag(parser, name: str, parameter, text: str | None) -> None:
   options = _options(parameter.annotation)
   about = (text or options.get('help', '')) + _shown(parameter.default)
   options['help'] = about.replace('%', '%%')
@@ -163,17 +153,14 @@ def call(function: Callable | From, values: Mapping[str, Any]) -> Any:
   return given if isinstance(function, From) else function(**given)
 
 
-def _parameters(
-  function: Callable | From,
-) -> Iterator[tuple[inspect.Parameter, str]]:
+def _parameters(of: Callable | From) -> Iterator[tuple[inspect.Parameter, str]]:
   """Each parameter, and its flag."""
-  if not isinstance(function, From):
-    for each in inspect.signature(function).parameters.values():
+  function = of.function if isinstance(of, From) else of
+  for each in inspect.signature(function).parameters.values():
+    if not isinstance(of, From):
       yield each, each.name
-    return
-  for each in inspect.signature(function.function).parameters.values():
-    if each.kind is each.KEYWORD_ONLY and each.name not in function.without:
-      yield each, function.flags.get(each.name, each.name)
+    elif each.kind is each.KEYWORD_ONLY and each.name not in of.without:
+      yield each, of.flags.get(each.name, each.name)
 
 
 def _part(annotation: Any) -> Callable | From | None:
@@ -225,25 +212,19 @@ def _shown(default: Any) -> str:
 def make_parser(
   description: str, verbs: Mapping[str, Callable | Mapping[str, Callable]]
 ) -> argparse.ArgumentParser:
-  """The parser of these verbs.
+  """The parser of these verbs: name -> function, or functions of its own verbs.
 
-  Args:
-    description: what the program does.
-    verbs: name -> function, or the functions of the verb's own verbs. One
-      verb has its flags; several, of which one has yet to be chosen, have
-      not, so that their modules need not be imported.
+  One verb has its flags; several, of which one has yet to be chosen, have
+  not, so that their modules need not be imported.
   """
   parser = _new_parser(Parser, description, list(verbs.values()), prog=PROGRAM)
   _add_verbs(parser, PROGRAM, verbs, 'verb', with_flags=len(verbs) == 1)
   return parser
 
 
-def _add_verbs(
-  parser, program: str, verbs: Mapping, title: str, with_flags: bool
-) -> None:
-  add = parser.add_subparsers(
-    title=f'{title}s', metavar=title.upper(), dest=title, required=True
-  ).add_parser
+def _add_verbs(parser, program: str, verbs, title: str, with_flags) -> None:
+  titles = {'title': f'{title}s', 'metavar': title.upper(), 'dest': title}
+  add = parser.add_subparsers(**titles, required=True).add_parser
   for name, function in verbs.items():
     usage = f'{program} {name} [arguments]'
     summary = _summary(function)
@@ -257,30 +238,19 @@ def _add_verbs(
     one.set_defaults(function=function)
     add_flags(one, function)
     group = one.add_argument_group('output')
-    group.add_argument(
-      '--json', action='store_true', help='print JSON instead of tables'
-    )
+    about = 'print JSON instead of tables'
+    group.add_argument('--json', action='store_true', help=about)
     out = inspect.signature(function).parameters.get('out')
-    group.add_argument(
-      '--out',
-      metavar='FILE',
-      help=f'write {" or ".join(function.suffixes)}',
-      required=out is not None and out.default is out.empty,
-    )
+    must = out is not None and out.default is out.empty
+    about = f'write {" or ".join(function.suffixes)}'
+    group.add_argument('--out', metavar='FILE', help=about, required=must)
 
 
-def _new_parser(
-  make: Callable, description: str, verbs: Sequence, *name, **more
-):
+def _new_parser(make: Callable, about: str, verbs: Sequence, *name, **more):
   lines = [f'  {_first(function).example}' for function in verbs]
-  return make(
-    *name,
-    description=description,
-    epilog='\n'.join([f'examples, each after {PROGRAM}:', *lines]),
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-    **more,
-  )
+  more['epilog'] = '\n'.join([f'examples, each after {PROGRAM}:', *lines])
+  more['formatter_class'] = argparse.RawDescriptionHelpFormatter
+  return make(*name, description=about, allow_abbrev=False, **more)
 
 
 def _first(function: Callable | Mapping[str, Callable]) -> Callable:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -11,11 +12,8 @@ from scipy import stats
 from jax_sparse_pretrain.analysis.fitting.design import check_level
 from jax_sparse_pretrain.analysis.runs_table import Runs
 
-PARTS = ('block', 'arm', 'seed')
 
-
-@dataclasses.dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
   """Where a run stands in an experiment: which arm of which block, and seed."""
 
   block: str
@@ -76,10 +74,8 @@ class Contrast:
 def read_places(runs: Runs, pattern: str) -> list[Place | None]:
   """Where each run stands, by its name; None for a name that does not match.
 
-  Args:
-    runs: the runs; they have a column `seed` if the pattern has no such group.
-    pattern: a regular expression of whole names with the groups `arm` and, if
-      there are, `block` and `seed`.
+  The pattern is a regular expression of whole names with the group `arm` and,
+  if there are, `block` and `seed`; else the runs have a column `seed`.
 
   Raises:
     ValueError: for a pattern that is none, lacks `arm`, has other groups, or
@@ -91,7 +87,7 @@ def read_places(runs: Runs, pattern: str) -> list[Place | None]:
     why = f'not a regular expression: {error}'
     raise ValueError(f'{pattern!r}: {why}') from None
   named = set(compiled.groupindex)
-  if 'arm' not in named or named - set(PARTS):
+  if 'arm' not in named or named - set(Place._fields):
     raise ValueError(
       f'{pattern!r}: must have the group (?P<arm>...), may have (?P<block>...) '
       'and (?P<seed>...), and no other'

@@ -36,21 +36,16 @@ OPTIONAL = ('initial_parameters', 'final_parameters', 'sparsity')
 class _Source(NamedTuple):
   """The runs of one table or of one workdir.
 
-  Attributes:
-    runs: the runs.
-    places: the file and row of each run, for messages.
-    column: name -> float64[n], for expressions.
-    origin: the file or the workdir, without links.
-    called: name -> the name of this column in the table, where it differs.
-    is_counted: whether parameters and tokens are certain to be counts.
+  Each has a place, its file and row. `column` gives columns by name, to
+  expressions; `called` says how a table calls ours, where it differs.
   """
 
   runs: Runs
   places: Sequence[str]
   column: csv_table.Column
-  origin: pathlib.Path
+  origin: pathlib.Path  # Without links.
   called: Mapping[str, str]
-  is_counted: bool
+  is_counted: bool  # Parameters and tokens are certain to be counts.
 
 
 def load_runs(

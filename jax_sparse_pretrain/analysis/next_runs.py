@@ -8,17 +8,16 @@ keep in mind beside a prediction.
 import dataclasses
 import typing
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jax_sparse_pretrain import config as config_lib
-from jax_sparse_pretrain.analysis.aims import Aim, make_aim
 from jax_sparse_pretrain.analysis.fitting.bootstrap import Bootstrap
 from jax_sparse_pretrain.analysis.fitting.design import check_level
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
-from jax_sparse_pretrain.analysis.rounding import Terms
+from jax_sparse_pretrain.analysis.rounding import Aim, Terms, make_aim
 from jax_sparse_pretrain.analysis.runs_table import NAMES
 from jax_sparse_pretrain.analysis.train_command import NextRun
 from jax_sparse_pretrain.text import short, span
@@ -34,16 +33,7 @@ def caveats(
   level: float,
   kind: str = 'average',
 ) -> tuple[str, ...]:
-  """Sentences on what the law does not know, and where it was not fitted.
-
-  Args:
-    fit: a law of parameters of this kind.
-    resamples: what intervals come from.
-    parameters: N of each prediction.
-    tokens: D of each prediction.
-    level: the level of the intervals.
-    kind: which parameters N counts, of `KINDS`.
-  """
+  """What a fit does not know of predictions at these N and D, in sentences."""
   return (
     *fit.warnings_at(level),
     *(resamples.warnings_at(level) if resamples else ()),
@@ -74,8 +64,7 @@ DEFAULTS = config_lib.Config()
 Shape = typing.get_type_hints(config_lib.Pruning)['schedule']
 
 
-@dataclasses.dataclass(frozen=True)
-class TwinRuns:
+class TwinRuns(NamedTuple):
   """A sparse run, and the dense run of its N_avg and tokens.
 
   By the law the two reach the same loss, but for the layers that the twin is
@@ -88,12 +77,7 @@ class TwinRuns:
   @property
   def fewer_than_twin(self) -> float:
     """Share of the twin's linear parameters that are saved at inference."""
-    return fewer(self.run, self.twin)
-
-
-def fewer(run: NextRun, other: NextRun) -> float:
-  """Share of the other's linear parameters, and FLOPs, saved at inference."""
-  return 1 - run.final_parameters / other.final_parameters
+    return self.run.fewer_than(self.twin)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +104,7 @@ class RunPlans:
   @property
   def runs(self) -> tuple[NextRun, ...]:
     """Dense, then each sparse run and its twin."""
-    pairs = (run for each in self.sparse for run in (each.run, each.twin))
-    return (self.dense, *pairs)
+    return (self.dense, *(run for pair in self.sparse for run in pair))
 
   def as_dict(self) -> dict[str, Any]:
     """All of it in plain values, for JSON."""
@@ -135,7 +118,7 @@ class RunPlans:
           **each.run.as_dict(),
           'twin': each.twin.as_dict(),
           'fewer_than_twin': each.fewer_than_twin,
-          'fewer_than_dense': fewer(each.run, self.dense),
+          'fewer_than_dense': each.run.fewer_than(self.dense),
         }
         for each in self.sparse
       ],
@@ -209,14 +192,8 @@ def plan_run(
   if n_resamples and fit is None:
     raise ValueError(f'n_resamples {n_resamples}: intervals need a fit')
   ramp = {'start': start, 'end': end, 'every': every, 'power': power}
-  terms = Terms(
-    law,
-    {'shape': schedule, **ramp},
-    tokens_per_step,
-    vocab_size,
-    context_length,
-    base,
-  )
+  ramp['shape'] = schedule
+  terms = Terms(law, ramp, tokens_per_step, vocab_size, context_length, base)
   terms.check(sparsities)
   aim = make_aim(
     law, compute=compute, loss=loss, final_parameters=final_parameters
@@ -238,7 +215,12 @@ def plan_run(
   if resamples is None:
     return plans
   intervals = np.column_stack(resamples.loss_intervals(n, d, level)).tolist()
-  return _with_intervals(plans, map(tuple, intervals), level)
+  dense, *rest = (
+    dataclasses.replace(run, interval=tuple(ends))
+    for run, ends in zip(plans.runs, intervals, strict=True)
+  )
+  sparse = tuple(map(TwinRuns, rest[::2], rest[1::2]))
+  return dataclasses.replace(plans, dense=dense, sparse=sparse, level=level)
 
 
 def _sparse_runs(
@@ -255,12 +237,3 @@ def _sparse_runs(
   if not found:
     raise ValueError(left_out[0] if left_out else 'sparsities: none is given')
   return tuple(found), tuple(f'left out: {each}' for each in left_out)
-
-
-def _with_intervals(plans: RunPlans, intervals, level: float) -> RunPlans:
-  dense, *rest = (
-    dataclasses.replace(run, interval=interval)
-    for run, interval in zip(plans.runs, intervals, strict=True)
-  )
-  sparse = tuple(map(TwinRuns, rest[::2], rest[1::2]))
-  return dataclasses.replace(plans, dense=dense, sparse=sparse, level=level)

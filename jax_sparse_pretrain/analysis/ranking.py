@@ -6,12 +6,14 @@ noise floor: how much the losses of runs differ that differ in seed alone.
 
 import dataclasses
 import math
+import pathlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import integrate, optimize, stats
 
+from jax_sparse_pretrain.analysis import csv_table
 from jax_sparse_pretrain.analysis.runs_table import Runs
 
 # Columns of a sweep's table that follow from the config, besides section.key.
@@ -181,6 +183,7 @@ def rank_schedules(
 
 
 def _averaged(rows, sparsity: float) -> tuple[list[Schedule], int]:
+  """Schedules, the best first, and how many seeds they have in common."""
   losses: dict[tuple[float, float], dict] = {}
   for start, end, _, loss, seed in zip(*rows, strict=True):
     of_schedule = losses.setdefault((float(start), float(end)), {})
@@ -243,3 +246,90 @@ def critical_gap(n: int, dof: float, level: float = 0.95) -> float:
     return mass - level
 
   return float(optimize.brentq(excess, 0, 1e3, xtol=1e-6))
+
+
+# The table of a sweep has keys of the config, which say what was asked for.
+# Its columns `start` and `end` are steps.
+NAMES = {'start': 'pruning.start', 'end': 'pruning.end'}
+# Final sparsities of one request differ by whole weights.
+DIGITS = 4
+# Compute of whole steps differs by less.
+EQUAL = 0.01
+
+
+def read_scheduled(
+  path: pathlib.Path,
+  read_runs: Callable[[], Runs],
+  given: Sequence[str] = (),
+) -> tuple[tuple, Runs | None]:
+  """The start, end, sparsity, loss and seed of each run that prunes.
+
+  Args:
+    path: a table of runs with `pruning.start` and `pruning.end`, or a CSV
+      file with the columns start, end, sparsity, loss and, for repeats, seed.
+    read_runs: reads `path` as a table of runs.
+    given: columns that `read_runs` derives from others.
+
+  Returns:
+    The columns, the seed as text or None; and all runs of the table, with
+    those that do not prune, or None for a table without counts.
+
+  Raises:
+    ValueError: naming the file and the column that is missing or wrong; and
+      for runs of one sparsity that differ in size or in compute, because
+      then they differ by more than their schedule.
+  """
+  table, runs = csv_table.read(path), None
+  if 'tokens' in {*table.columns, *given}:
+    runs = read_runs()
+    columns, seed = _of_runs(path, runs)
+  else:
+    names = ('start', 'end', 'sparsity', 'loss')
+    columns, seed = list(map(table.numbers, names)), table.columns.get('seed')
+  start, end, *_ = columns
+  for name, values in (('start', start), ('end', end)):
+    outside = values[~((values >= 0) & (values <= 1))]
+    if len(outside):
+      raise ValueError(
+        f'{path}, {name}: {outside[0]:g}: must be a fraction of compute, from '
+        '0 to 1'
+      )
+  for row in np.flatnonzero(start > end)[:1]:
+    raise ValueError(
+      f'{path}: start {start[row]:g}, end {end[row]:g}: must not '
+      'end before it starts'
+    )
+  return (*columns, None if seed is None else np.array(seed)), runs
+
+
+def _of_runs(path: pathlib.Path, runs: Runs) -> tuple[list, Sequence | None]:
+  prunes = runs.select(runs.sparsity > 0)
+  if not len(prunes):
+    raise ValueError(f'{path}: no run that prunes')
+  ends = []
+  for name, key in NAMES.items():
+    column = key if key in prunes.others else name
+    try:
+      ends.append(np.array(list(map(float, prunes.labels(column)))))
+    except ValueError as error:
+      raise ValueError(f'{path}, {column}: {error}') from None
+  sparsity = np.round(prunes.sparsity, DIGITS)
+  _check_alike(path, prunes, sparsity)
+  return [*ends, sparsity, prunes.loss], prunes.others.get('seed')
+
+
+def _check_alike(path: pathlib.Path, runs: Runs, sparsity: np.ndarray) -> None:
+  compared = {
+    'initial_parameters': runs.initial_parameters,
+    'N_avg x tokens': runs.parameters() * runs.tokens,
+  }
+  for name, values in compared.items():
+    for each in np.unique(sparsity):
+      rows = np.flatnonzero(sparsity == each)
+      least, most = rows[values[rows].argmin()], rows[values[rows].argmax()]
+      if values[most] > values[least] * (1 + EQUAL):
+        raise ValueError(
+          f'{path}: runs {runs.run[least]!r} and {runs.run[most]!r} differ in '
+          f'{name}, {values[least]:.4g} and {values[most]:.4g}: schedules can '
+          'be ranked at equal size and compute only; choose runs with --where'
+        )

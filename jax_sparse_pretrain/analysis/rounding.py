@@ -1,22 +1,110 @@
-"""From a wanted size and compute to whole layers, steps and mask updates."""
+"""From a budget, a loss or a size to deploy, to whole layers and steps.
+
+At a fixed compute the law depends on (N_avg, D) only. So its optimum is that
+of dense runs whatever the sparsity, and a sparse run meets it with a larger
+model that ends smaller (arXiv 2501.12486).
+"""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain import planning
-from jax_sparse_pretrain.analysis.aims import Aim
-from jax_sparse_pretrain.analysis.architecture import choose_architecture
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.train_command import (
   NextRun,
+  choose_architecture,
   make_config,
   make_settings,
   nearest_base,
 )
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.schedule import PruningSchedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Aim:
+  """Which size and which compute a run should have, by a law.
+
+  What the caller asked is `given`; the budget, in FLOPs, is None where it
+  depends on the size of the run.
+  """
+
+  law: ScalingLaw
+  given: dict[str, float]
+  budget: float | None
+
+  def initial_parameters(self, density: float, sparsity: float) -> float:
+    """Dense N of a run with this mean density and final sparsity."""
+    if 'final_parameters' in self.given:
+      return self.given['final_parameters'] / (1 - sparsity)
+    n_average, _ = self.law.optimal(self.budget)
+    return n_average / density
+
+  def compute(self, average_parameters: float) -> float:
+    """FLOPs of a run with this N_avg."""
+    if {'final_parameters', 'loss'} <= self.given.keys():
+      return _compute_to_reach(self.law, self.given['loss'], average_parameters)
+    if self.budget is not None:
+      return self.budget
+    # Where this N is the optimal one, N = G (C / 6)^(beta / (alpha + beta)).
+    at_one, _ = self.law.optimal(1.0)
+    exponent = (self.law.alpha + self.law.beta) / self.law.beta
+    return _in_range(lambda: (average_parameters / at_one) ** exponent)
+
+  @property
+  def of_dense(self) -> 'Aim':
+    """The aim of the dense run to compare with: the best for the budget."""
+    if self.budget is None:
+      return self
+    given = {k: v for k, v in self.given.items() if k != 'final_parameters'}
+    return dataclasses.replace(self, given=given)
+
+
+def make_aim(law: ScalingLaw, **asked: float | None) -> Aim:
+  """The aim that compute, loss and final_parameters name; None: not given.
+
+  Raises:
+    ValueError: for arguments that do not go together or are not positive,
+      and for a loss that the law does not reach.
+  """
+  given = {k: float(value) for k, value in asked.items() if value is not None}
+  if len(given.keys() - {'final_parameters'}) > 1 or not given:
+    raise ValueError(
+      'compute, loss, final_parameters: give one of them, or final_parameters '
+      'and one of the others'
+    )
+  for name, value in given.items():
+    if not (np.isfinite(value) and value > 0):
+      raise ValueError(f'{name} {value}: must be positive and finite')
+  budget = given.get('compute')
+  if 'loss' in given:
+    budget = law.compute_for(given['loss'])
+  return Aim(law, given, budget)
+
+
+def _compute_to_reach(law: ScalingLaw, loss: float, parameters: float) -> float:
+  """FLOPs with which this N reaches the loss, if any do."""
+  floor = law.E + law.A * parameters**-law.alpha
+  if not loss > floor:
+    raise ValueError(
+      f'loss {loss}: must be above {floor:.4f}, that of N_avg = '
+      f'{parameters:,.0f} and infinite tokens'
+    )
+  tokens = _in_range(lambda: (law.B / (loss - floor)) ** (1 / law.beta))
+  return counts.training_flops(parameters, tokens)
+
+
+def _in_range(compute: Callable[[], float]) -> float:
+  try:
+    return compute()
+  except OverflowError:
+    raise ValueError(
+      'the law asks for more compute than a number can hold'
+    ) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +128,7 @@ class Terms:
   base: str | None
 
   def check(self, sparsities: Sequence[float]) -> None:
-    """Refuses what no run could have.
-
-    Raises:
-      ValueError: naming it.
-    """
+    """Refuses, with a ValueError that names it, what no run could have."""
     for sparsity in sparsities:
       if not 0 <= sparsity < 1:
         raise ValueError(f'sparsity {sparsity}: must be in [0, 1)')
@@ -54,27 +138,22 @@ class Terms:
         f'tokens_per_step {tokens}: must be a multiple of context_length, '
         f'{length}'
       )
-    pruning = {k: v for k, v in self.ramp.items() if k != 'shape'}
-    pruning.update(
-      schedule=self.ramp['shape'],
-      start=float(self.ramp['start']),
-      end=float(self.ramp['end']),
-    )
+    ramp = {**self.ramp, 'schedule': self.ramp['shape']}
+    ramp |= {name: float(ramp[name]) for name in ('start', 'end')}
+    del ramp['shape']
     model = {'vocab_size': self.vocab_size, 'context_length': length}
     try:
-      config_lib.from_dict({'model': model, 'pruning': pruning})
+      config_lib.from_dict({'model': model, 'pruning': ramp})
     except config_lib.ConfigError as error:
       words = str(error).replace('pruning.', '').replace('model.', '')
       raise ValueError(words) from None
-    check_one_shot(pruning['schedule'], pruning['start'], pruning['end'])
+    check_one_shot(ramp['schedule'], ramp['start'], ramp['end'])
 
   def run(self, aim: Aim, sparsity: float) -> NextRun:
-    """The run of this sparsity that meets the aim.
-
-    Raises:
-      ValueError: if there is none, saying why.
-    """
-    density = self._continuous_density(sparsity)
+    """The run of this sparsity that meets the aim; an error says why not."""
+    # The mean over the steps, before there are whole ones.
+    asked = PruningSchedule(sparsity=sparsity, **self.ramp)
+    density = 1 / planning.stretch(asked)
     # Whole layers and updates move the mean density a little, and with it the
     # size that is wanted. It is known to a step or so after one round.
     for _ in range(3):
@@ -92,10 +171,14 @@ class Terms:
     plan = self._dense_plan(steps=run.plan.steps)
     return self._made(model, plan, average, run.compute_flops)
 
-  def _continuous_density(self, sparsity: float) -> float:
-    """Mean over the steps, before there are whole ones."""
-    asked = PruningSchedule(sparsity=sparsity, **self.ramp)
-    return 1 / planning.stretch(asked)
+  def _made(self, model, plan, wanted: float, compute: float) -> NextRun:
+    settings = make_settings(model, plan, self.tokens_per_step, compute)
+    size = counts.linear_parameters(model)
+    tokens = plan.steps * self.tokens_per_step
+    loss = self.law.loss(plan.mean_density * size, tokens)
+    base = self.base or nearest_base(size)
+    config = make_config(settings)
+    return NextRun(config, plan, base, settings, wanted, compute, loss)
 
   def _plan(self, compute: float, sparsity: float, size: int) -> planning.Plan:
     a_step = counts.training_flops(size, self.tokens_per_step)
@@ -113,44 +196,18 @@ class Terms:
       )
     if sparsity == 0:
       return self._dense_plan(dense_steps=dense_steps)
+    unit = 'compute_fraction'
     return planning.plan(
-      sparsity=sparsity,
-      unit='compute_fraction',
-      dense_steps=dense_steps,
-      **self.ramp,
+      sparsity=sparsity, unit=unit, dense_steps=dense_steps, **self.ramp
     )
 
   def _dense_plan(self, **length: int) -> planning.Plan:
     ramp = {**self.ramp, 'start': 0.0, 'end': 0.0}
     return planning.plan(sparsity=0.0, unit='steps', **ramp, **length)
 
-  def _made(
-    self,
-    model: config_lib.Model,
-    plan: planning.Plan,
-    wanted: float,
-    compute: float,
-  ) -> NextRun:
-    size = counts.linear_parameters(model)
-    tokens = plan.steps * self.tokens_per_step
-    settings = make_settings(model, plan, self.tokens_per_step, compute)
-    return NextRun(
-      config=make_config(settings),
-      plan=plan,
-      base=self.base or nearest_base(size),
-      settings=settings,
-      wanted_parameters=wanted,
-      wanted_compute=compute,
-      loss=self.law.loss(plan.mean_density * size, tokens),
-    )
-
 
 def check_one_shot(schedule: str, start: float, end: float) -> None:
-  """One shot has no ramp.
-
-  Raises:
-    ValueError: if there is one.
-  """
+  """Raises a ValueError for one shot with a ramp."""
   if schedule == 'one_shot' and start != end:
     raise ValueError(
       f'start = {start}, end = {end}: must be equal for one_shot'

@@ -81,11 +81,7 @@ class Runs:
     return values
 
   def labels(self, name: str) -> tuple[str, ...]:
-    """A column as text, for grouping runs.
-
-    Raises:
-      ValueError: if there is no such column, naming the columns there are.
-    """
+    """A column as text, for grouping runs; an error names those there are."""
     if name == 'run':
       return self.run
     if name in self.others:
@@ -191,11 +187,8 @@ def check_numbers(
     refuse(np.isinf(values), name, 'must be finite')
     if name != 'sparsity':
       refuse(values <= 0, name, 'must be above 0')
-  average, initial, final = (
-    runs.average_parameters,
-    runs.initial_parameters,
-    runs.final_parameters,
-  )
+  initial, final = runs.initial_parameters, runs.final_parameters
+  average = runs.average_parameters
   if not is_counted:
     for name, smallest in SMALLEST_COUNTS.items():
       values, most = getattr(runs, name), f'at most {LARGEST_COUNT:.0e}'

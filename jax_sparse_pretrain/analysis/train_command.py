@@ -1,9 +1,15 @@
-"""A run to train: its model, its whole steps, and the command for them."""
+"""A run to train: its model, its whole steps, and the command for them.
+
+Shapes are those of the family of arXiv 2501.12486: d_ff is 4 d_model, d_model
+is 128/3 to 128 times the number of layers, as in its four models, and head_dim
+is 64 or near it.
+"""
 
 import collections
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import Any
 
 from jax_sparse_pretrain import config as config_lib
@@ -20,6 +26,10 @@ BASES = {
   'configs/c4_1b.py': 1_139_277_824,
 }
 MICRO_BATCH = 32  # rows, as in most of them
+SHAPE = (
+  *('vocab_size', 'context_length'),
+  *('n_layers', 'd_model', 'n_heads', 'd_ff'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +93,12 @@ class NextRun:
 
   @property
   def inference_flops(self) -> int:
-    """FLOPs a token of a forward pass: 2 for each nonzero linear parameter.
-
-    Without attention, and only where kernels skip zeros.
-    """
+    """FLOPs a token, forward, without attention, if kernels skip zeros."""
     return 2 * self.final_parameters
+
+  def fewer_than(self, other: 'NextRun') -> float:
+    """Share of its linear parameters, and FLOPs, saved at inference."""
+    return 1 - self.final_parameters / other.final_parameters
 
   @property
   def off_parameters(self) -> float:
@@ -102,22 +113,18 @@ class NextRun:
   @property
   def command(self) -> tuple[str, ...]:
     """Arguments of `python -m jax_sparse_pretrain.train`."""
-    flags = (
-      f'--config.{key}={_written(value)}'
-      for key, value in self.settings.items()
-    )
-    return (f'--config={self.base}', *flags)
+    words = [f'--config={self.base}']
+    for key, value in self.settings.items():
+      is_whole = isinstance(value, float) and value.is_integer()
+      words.append(f'--config.{key}={int(value) if is_whole else value}')
+    return tuple(words)
 
   def as_dict(self) -> dict[str, Any]:
     """All of it in plain values, for JSON."""
     model, schedule = self.config.model, self.plan.schedule
-    ramp = {
-      'start': schedule.start,
-      'end': schedule.end,
-      'every': schedule.every,
-      'updates': len(schedule.update_steps),
-      'compute_fractions': self.plan.compute_fractions,
-    }
+    ramp = {name: getattr(schedule, name) for name in ('start', 'end', 'every')}
+    ramp['updates'] = len(schedule.update_steps)
+    ramp['compute_fractions'] = self.plan.compute_fractions
     shape = ('n_layers', 'd_model', 'n_heads', 'head_dim', 'd_ff')
     return {
       'sparsity': self.sparsity,
@@ -126,18 +133,7 @@ class NextRun:
       'tokens_per_step': self.config.tokens_per_step,
       'ramp': ramp if self.sparsity else None,
       'mean_density': self.plan.mean_density,
-      'linear_parameters': self.linear_parameters,
-      'wanted_parameters': self.wanted_parameters,
-      'off_parameters': self.off_parameters,
-      'average_parameters': self.average_parameters,
-      'final_parameters': self.final_parameters,
-      'final_total_parameters': self.final_total_parameters,
-      'tokens': self.tokens,
-      'compute_flops': self.compute_flops,
-      'wanted_compute': self.wanted_compute,
-      'off_compute': self.off_compute,
-      'inference_flops': self.inference_flops,
-      'loss': self.loss,
+      **{name: getattr(self, name) for name in NUMBERS},
       'interval': self.interval and closed(self.interval),
       'command': ' '.join(
         ['python -m jax_sparse_pretrain.train', *self.command]
@@ -145,15 +141,20 @@ class NextRun:
     }
 
 
+NUMBERS = (
+  *('linear_parameters', 'wanted_parameters', 'off_parameters'),
+  *('average_parameters', 'final_parameters', 'final_total_parameters'),
+  *('tokens', 'compute_flops', 'wanted_compute', 'off_compute'),
+  *('inference_flops', 'loss'),
+)
+
+
 def make_settings(
   model: config_lib.Model, plan: Plan, tokens_per_step: int, compute: float
 ) -> dict[str, Any]:
-  """The recipe of the paper for this model and these steps.
+  """Dotted key of the config -> value, by the recipe of the paper.
 
   The peak learning rate is that of the project's configs, 0.3118 C^-0.125.
-
-  Returns:
-    Dotted key of the config -> value.
   """
   schedule = plan.schedule
   batch_size = tokens_per_step // model.context_length
@@ -162,12 +163,10 @@ def make_settings(
   settings = {
     'batch_size': batch_size,
     'accumulation_steps': next(n for n in micro_batches if not batch_size % n),
-    'model.vocab_size': model.vocab_size,
-    'model.context_length': model.context_length,
-    'model.n_layers': model.n_layers,
-    'model.d_model': model.d_model,
-    'model.n_heads': model.n_heads,
-    'model.d_ff': model.d_ff,
+  }
+  for name in SHAPE:
+    settings[f'model.{name}'] = getattr(model, name)
+  settings |= {
     'duration.unit': 'steps',
     'duration.value': plan.steps,
     'optimizer.peak_lr': float(f'{0.3118 * compute**-0.125:.3e}'),
@@ -187,11 +186,7 @@ def make_settings(
 
 
 def make_config(settings: Mapping[str, Any]) -> config_lib.Config:
-  """The config with these settings.
-
-  Raises:
-    ConfigError: naming the key.
-  """
+  """The config with these settings, checked."""
   sections = collections.defaultdict(dict)
   for key, value in settings.items():
     section, _, name = key.rpartition('.')
@@ -206,6 +201,94 @@ def nearest_base(linear_parameters: float) -> str:
   )
 
 
-def _written(value: Any) -> str:
-  is_whole = isinstance(value, float) and value.is_integer()
-  return str(int(value) if is_whole else value)
+# d_model / n_layers. The paper's: 85 and 64, 128/3 at 468M, 128 at 1.2B.
+WIDEST, DEEPEST = 128, Fraction(128, 3)
+USUAL_ASPECT, USUAL_HEAD = 64, 64
+HEADS = (48, 96)  # head_dim, from and to, of models that are wide enough
+# Hardware likes multiples of 64, but small models would be few.
+GRID = ((512, 16), (1024, 32), (math.inf, 64))  # d_model below, its multiples
+# Sizes that differ by less are the same to a law: 2e-4 nats at 1B.
+ALIKE = 0.0025
+# No larger model has been trained; beyond it a budget is a slip of units.
+MAX_PARAMETERS = 1e14
+
+
+def choose_architecture(
+  linear_parameters: float, vocab_size: int, context_length: int
+) -> config_lib.Model:
+  """The member of the family nearest to a count of linear parameters.
+
+  The count includes the LM head. Of those within 0.25 %, it is the one whose
+  aspect ratio is nearest to 64, unless one is met exactly.
+
+  Raises:
+    ValueError: if it is below the smallest such model, or above
+      `MAX_PARAMETERS`.
+  """
+  base = config_lib.Model(vocab_size=vocab_size, context_length=context_length)
+  smallest = counts.linear_parameters(_shaped(base, GRID[0][1], 1))
+  if not smallest <= linear_parameters <= MAX_PARAMETERS:
+    form = ',.0f' if linear_parameters < MAX_PARAMETERS else '.3g'
+    raise ValueError(
+      f'{linear_parameters:{form}} linear parameters: must be at least '
+      f'{smallest:,}, the smallest model with a vocabulary of {vocab_size:,}, '
+      f'and at most {MAX_PARAMETERS:.0e}'
+    )
+
+  def distance(model: config_lib.Model) -> tuple[float, float]:
+    off = abs(counts.linear_parameters(model) / linear_parameters - 1)
+    aspect = model.d_model / model.n_layers
+    return (
+      max(off, ALIKE) if off else 0.0,
+      abs(math.log(aspect / USUAL_ASPECT)),
+    )
+
+  return min(_near(base, linear_parameters), key=distance)
+
+
+def depths(d_model: int) -> range:
+  """Numbers of layers that the family has at this width."""
+  fewest = math.ceil(d_model / WIDEST)
+  return range(fewest, max(fewest, math.floor(d_model / DEEPEST)) + 1)
+
+
+def widths() -> Iterator[int]:
+  """The d_model that the family has, increasing, without end."""
+  d_model = 0
+  while True:
+    d_model += next(step for below, step in GRID if d_model < below)
+    if HEADS[0] <= head_dim(d_model) <= HEADS[1] or d_model < HEADS[0]:
+      yield d_model
+
+
+def head_dim(d_model: int) -> int:
+  """The divisor nearest to 64 among multiples of 8."""
+  divisors = (n for n in range(8, 2 * USUAL_HEAD, 8) if d_model % n == 0)
+  return min(divisors, key=lambda n: abs(math.log(n / USUAL_HEAD)))
+
+
+def _near(base: config_lib.Model, wanted: float) -> Iterator[config_lib.Model]:
+  """Of each width, the depths next to the wanted size."""
+  for d_model in widths():
+    allowed = depths(d_model)
+    shallow = _shaped(base, d_model, allowed[0])
+    yield shallow
+    if counts.linear_parameters(shallow) > wanted:
+      return
+    head = d_model * base.vocab_size
+    layer = counts.linear_parameters(_shaped(base, d_model, 1)) - head
+    n_layers = math.floor((wanted - head) / layer)
+    for each in (n_layers, n_layers + 1):
+      yield _shaped(base, d_model, min(max(each, allowed[0]), allowed[-1]))
+
+
+def _shaped(
+  base: config_lib.Model, d_model: int, n_layers: int
+) -> config_lib.Model:
+  return dataclasses.replace(
+    base,
+    n_layers=n_layers,
+    d_model=d_model,
+    n_heads=d_model // head_dim(d_model),
+    d_ff=4 * d_model,
+  )

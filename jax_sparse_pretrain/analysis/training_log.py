@@ -24,10 +24,8 @@ def find_workdirs(
 ) -> Iterator[tuple[str, pathlib.Path]]:
   """The name and the path of each workdir at or below `path`.
 
-  A workdir below is named by its path from there.
-
-  Raises:
-    ValueError: if there is none.
+  A workdir below is named by its path from there; a ValueError if there is
+  none.
   """
   if not path.exists():
     raise ValueError(f'{path}: no such file or directory')
@@ -138,8 +136,7 @@ def read_run(workdir: pathlib.Path) -> Run:
 def read_json(path: pathlib.Path) -> Mapping[str, Any]:
   """The JSON object in a file; empty if there is no file.
 
-  Raises:
-    ValueError: if the file holds anything else, naming it.
+  A ValueError names a file that holds anything else.
   """
   if not path.exists():
     return {}
@@ -203,11 +200,6 @@ def phases_in_steps(
   Pruning lasts from the first change of the count to the last. An unfinished
   run counts as pruning until it has gone without a change for longer than
   ever before.
-
-  Args:
-    past: the mask history of the run.
-    end: the steps of the run.
-    completed: whether the run has ended.
   """
   changes = change_steps(past)
   if not changes:

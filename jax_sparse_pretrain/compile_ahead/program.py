@@ -1,19 +1,24 @@
-"""Compiles the train step of a run for devices that are not here."""
+"""What a train step takes on devices that are not here: numbers and a table."""
 
 import math
 import re
+import textwrap
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jax_sparse_pretrain import sharding
+from jax_sparse_pretrain import hardware, sharding
 from jax_sparse_pretrain.compile_ahead import topology as topology_lib
 from jax_sparse_pretrain.compile_ahead.hlo import costs as costs_lib
 from jax_sparse_pretrain.compile_ahead.hlo import execution, instructions
 from jax_sparse_pretrain.config import Config
+from jax_sparse_pretrain.text import Line, listing, size
 from jax_sparse_pretrain.training import recipe, setup
+
+_WIDTH = 80  # columns
 
 
 class Memory(NamedTuple):
@@ -190,3 +195,95 @@ def costs(compiled: jax.stages.Compiled, n_devices: int) -> tuple[Cost, Cost]:
       )
     )
   return tuple(both)
+
+
+def step_table(compiled: CompiledStep) -> str:
+  """At most 80 columns; every number is for one device."""
+  topology = compiled.topology
+  mesh = ', '.join(f'{axis} {n}' for axis, n in compiled.mesh.items())
+  what = topology.kind or 'CPU'
+  title = f'One of {topology.n_devices} x {what} ({topology.name}): {mesh}'
+  costs = {'A step': compiled.step, 'A mask update': compiled.update}
+  lines = [*_memory_lines(compiled)]
+  for name, cost in costs.items():
+    if cost and (cost.n_bytes or cost.collectives):
+      lines += [Line(), Line(name), *_cost_lines(cost, topology.chip)]
+  lines += [Line(), Line('Compiled in', f'{compiled.seconds:.1f} s')]
+  notes = (textwrap.wrap(note, _WIDTH) for note in _notes(compiled))
+  return '\n'.join([listing(title, lines), *sum(notes, [])])
+
+
+def _memory_lines(compiled: CompiledStep) -> Iterator[Line]:
+  state, memory = compiled.state, compiled.memory
+  yield Line('Parameters', size(state['params']))
+  yield Line('Optimizer', size(state['optimizer']))
+  yield Line('Masks', size(state['masks']))
+  yield Line('Batch', size(state['batch']))
+  yield Line()
+  if memory is None:
+    yield Line('Memory', 'too much', 'the compiler refused, see below')
+    return
+  yield Line('Arguments', size(memory.arguments), 'those above, as laid out')
+  yield Line('  results', size(memory.outputs))
+  yield Line('  in place', size(memory.reused), 'of the results')
+  yield Line(
+    'Temporaries', size(memory.temporaries), 'activations, gradients, copies'
+  )
+  if memory.code:
+    yield Line('Program', size(memory.code))
+  remark = ''
+  if chip := compiled.topology.chip:
+    verdict = 'fits' if compiled.fits else 'DOES NOT FIT'
+    share = memory.total / chip.memory
+    remark = f'{verdict}: {share:.1%} of {chip.memory // hardware.GIB} GiB'
+  yield Line('All memory', size(memory.total), remark)
+
+
+def _cost_lines(cost: Cost, chip: hardware.Chip | None) -> Iterator[Line]:
+  if cost.flops:
+    remark = 'of matrix products'
+    if chip:
+      seconds = cost.flops / chip.peak_flops
+      shown = f'{seconds:.2f} s' if seconds >= 1 else f'{1e3 * seconds:.3g} ms'
+      remark = f'{shown} at the peak'
+    yield Line('  FLOPs', f'{cost.flops:.4g}', remark)
+  yield Line('  bytes', size(cost.n_bytes), 'read and written in memory')
+  for sent in cost.collectives:
+    remark = f'{sent.count:,} messages, sends {size(sent.sent)} in a ring'
+    yield Line(f'  {sent.kind}', size(sent.n_bytes), remark)
+  if not cost.collectives:
+    yield Line('  collectives', 'none')
+
+
+def _notes(compiled: CompiledStep) -> Iterator[str]:
+  topology = compiled.topology
+  if compiled.refusal:
+    yield f'The compiler: {compiled.refusal}'
+  if topology.is_fake:
+    yield (
+      'Compiled by XLA for CPU on fake devices: temporaries, bytes and '
+      'messages are estimates, mostly too high, as bfloat16 is widened there.'
+    )
+    if topology.chip:
+      yield "With libtpu (pip install '.[tpu]') it is the compiler of TPUs."
+    elif compiled.memory:
+      yield f'By this estimate it fits {_chips(compiled.memory.total)}.'
+  if compiled.update and compiled.update.n_bytes:
+    yield 'A mask update comes on top, counted as if every tie were searched.'
+  for name, cost in (('step', compiled.step), ('update', compiled.update)):
+    if cost and cost.loops:
+      yield (
+        f'{len(cost.loops)} loops of the {name} have no length that could be '
+        'read: they count as one iteration.'
+      )
+
+
+def _chips(n_bytes: int) -> str:
+  """The smallest chips that hold so many bytes."""
+  sizes = {}
+  for name, chip in hardware.CHIPS.items():
+    sizes.setdefault(chip.memory // hardware.GIB, []).append(name)
+  least = [gib for gib in sorted(sizes) if n_bytes <= gib * hardware.GIB]
+  if not least:
+    return 'none of the chips known'
+  return f'a chip of {least[0]} GiB ({", ".join(sizes[least[0]])})'

@@ -30,7 +30,13 @@ from jax_sparse_pretrain.pruning.pruner import (
   random_scores,
 )
 from jax_sparse_pretrain.pruning.selection import keep_largest
-from jax_sparse_pretrain.pruning.structure import NByM, Structure
+from jax_sparse_pretrain.pruning.structure import (
+  Block,
+  Channel,
+  NByM,
+  Structure,
+  Unstructured,
+)
 from jax_sparse_pretrain.pruning.transform import (
   PrunedState,
   apply,
@@ -40,7 +46,6 @@ from jax_sparse_pretrain.pruning.transform import (
   sparsity,
   wrap,
 )
-from jax_sparse_pretrain.pruning.windows import Block, Channel, Unstructured
 
 __all__ = [
   'Block',

@@ -17,8 +17,7 @@ from jax_sparse_pretrain.pruning.kernels import (
   apply_masks,
   select,
 )
-from jax_sparse_pretrain.pruning.structure import Structure
-from jax_sparse_pretrain.pruning.windows import Unstructured
+from jax_sparse_pretrain.pruning.structure import Structure, Unstructured
 
 # The optimizer of the step: (grads, opt_state, params) -> (updates, opt_state).
 Apply = Callable[[PyTree, Any, PyTree], tuple[PyTree, Any]]

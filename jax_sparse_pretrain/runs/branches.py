@@ -14,8 +14,6 @@ from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.runs.checkpoint import Checkpoints
 from jax_sparse_pretrain.runs.workdir import Workdir, write_json
 
-PARTIAL = '.partial'  # Ends the name of a directory that is being filled.
-
 
 class Branches(NamedTuple):
   """The branches that a run has to leave.
@@ -79,13 +77,18 @@ def whole_or_not(target: pathlib.Path) -> Iterator[pathlib.Path]:
   An object store cannot rename: there it is `target` from the start, and only
   the file that is written last tells whether it is whole.
   """
-  partial = target.with_name(f'.{target.name}{PARTIAL}')
   if storage.is_remote(target):
     storage.remove_tree(target)
     yield target
     return
-  storage.remove_tree(partial)
-  partial.mkdir(parents=True)
-  yield partial
+  half_made = partial(target)
+  storage.remove_tree(half_made)
+  half_made.mkdir(parents=True)
+  yield half_made
   storage.remove_tree(target)
-  partial.rename(target)
+  half_made.rename(target)
+
+
+def partial(target: pathlib.Path) -> pathlib.Path:
+  """Where a directory is as long as it is being filled."""
+  return target.with_name(f'.{target.name}.partial')

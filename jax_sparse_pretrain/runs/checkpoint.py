@@ -26,13 +26,13 @@ class CheckpointError(RuntimeError):
 
 
 class Restored(NamedTuple):
-  """A checkpoint that has been read.
+  """A checkpoint that has been read, or what a fresh run begins with.
 
   Attributes:
     step: finished steps.
     state: on the devices, with the shardings asked for.
-    data: the state of the data iterator.
-    progress: what the loop carried.
+    data: the state of the data iterator; empty in a fresh run.
+    progress: what the loop carried; empty in a fresh run.
   """
 
   step: int

@@ -59,12 +59,6 @@ class Claim(NamedTuple):
       )
 
 
-def _claimed(path: pathlib.Path) -> Claim:
-  mark = f'{socket.gethostname()}, process {os.getpid()} ({uuid.uuid4().hex})'
-  path.write_text(mark)
-  return Claim(path, mark)
-
-
 @contextlib.contextmanager
 def locked(workdir: Workdir, name: str | None = None) -> Iterator[Claim]:
   """Keeps a second process out for as long as this one lives.
@@ -81,7 +75,9 @@ def locked(workdir: Workdir, name: str | None = None) -> Iterator[Claim]:
   """
   path = workdir.root / name if name else workdir.lock
   if storage.is_remote(path):
-    yield _claimed(path)
+    mark = f'{socket.gethostname()}, process {os.getpid()} ({uuid.uuid4().hex})'
+    path.write_text(mark)
+    yield Claim(path, mark)
     return
   with open(path, 'w') as file:
     try:

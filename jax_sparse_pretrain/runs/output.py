@@ -38,7 +38,7 @@ class Output:
 
   Attributes:
     workdir: the run's directory.
-    rows: the rows of the mask history.
+    history: the mask history, which grows.
   """
 
   def __init__(
@@ -48,17 +48,18 @@ class Output:
     past: history.History,
     opened: Sequence[sinks.Sink],
   ):
-    self.workdir, self.rows = workdir, list(past.rows)
-    self._claim, self._header, self._sinks = claim, past.header, opened
+    self.workdir, self._rows = workdir, list(past.rows)
+    self.history = history.History(past.header, self._rows)
+    self._claim, self._sinks = claim, opened
     self._is_remote = storage.is_remote(workdir.root)
     self._flushed = time.monotonic()
 
   def write_row(self, row: history.Row) -> None:
-    self.rows.append(row)
+    self._rows.append(row)
     if not self._may_write():
       return
     if self._is_remote:
-      history.write(self.workdir.history, self._header, self.rows)
+      history.write(self.workdir.history, self.history.header, self._rows)
     else:
       history.append(self.workdir.history, row)
 

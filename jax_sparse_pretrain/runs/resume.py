@@ -4,47 +4,34 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from jax_sparse_pretrain import history
 from jax_sparse_pretrain.config import ConfigError
 from jax_sparse_pretrain.runs import workdir as workdir_lib
-from jax_sparse_pretrain.runs.checkpoint import Checkpoints
+from jax_sparse_pretrain.runs.checkpoint import Checkpoints, Restored
 
 if TYPE_CHECKING:
   from jax_sparse_pretrain.training.setup import Experiment
-  from jax_sparse_pretrain.training.step import TrainState
 
 # Tolerance of a density: counts are rounded to whole weights in every layer.
 _ROUNDING = 1e-4
 
 
-class Start(NamedTuple):
-  """Where training begins.
-
-  Attributes:
-    step: finished steps.
-    state: after those steps.
-    carried: what the checkpoint carries for the loop; empty in a fresh run.
-  """
-
-  step: int
-  state: TrainState
-  carried: dict[str, Any]
-
-
-def start_or_resume(experiment: Experiment, checkpoints: Checkpoints) -> Start:
+def start_or_resume(
+  experiment: Experiment, checkpoints: Checkpoints
+) -> Restored:
   """State and data as the newest checkpoint has them, or as at the start."""
   programs = experiment.programs
   restored = checkpoints.restore_newest(programs.abstract_state)
   if restored is None:
-    return Start(0, experiment.init(), {})
+    return Restored(0, experiment.init(), data={}, progress={})
   experiment.batches.set_state(restored.data)
   state = restored.state
   if state.masks is None and programs.abstract_state.masks is not None:
     masks = programs.init_masks(state.params, restored.step)
     state = state.replace(masks=masks)
-  return Start(restored.step, state, restored.progress)
+  return restored._replace(state=state)
 
 
 def check_fork(

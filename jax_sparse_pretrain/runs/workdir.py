@@ -41,10 +41,6 @@ class Workdir:
     return self.snapshots / f'{step}.npz'
 
   @property
-  def has_checkpoints(self) -> bool:
-    return bool(self.saved_steps)
-
-  @property
   def saved_steps(self) -> list[int]:
     """Steps with a finished checkpoint, oldest first."""
     if not self.checkpoints.is_dir():
@@ -131,10 +127,10 @@ def check_same_run(
   """
   where = f'--workdir = {workdir.root}'
   if not workdir.config.exists():
-    if workdir.has_checkpoints:
+    if workdir.saved_steps:
       raise ConfigError(f'{where}: has checkpoints but no config.json')
     return None
-  if workdir.has_checkpoints and not workdir.history.exists():
+  if workdir.saved_steps and not workdir.history.exists():
     raise ConfigError(f'{where}: has checkpoints but no mask_history.jsonl')
   if workdir.has_checkpoints and is_of_streams(workdir):
     raise ConfigError(

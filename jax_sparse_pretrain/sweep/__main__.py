@@ -9,6 +9,7 @@ after saving the state.
 """
 
 import argparse
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -75,12 +76,15 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _collect(args: argparse.Namespace, overrides: Sequence[str]) -> int:
-  from jax_sparse_pretrain.sweep import collect, directory
+  from jax_sparse_pretrain.sweep import collect, runner
 
   if overrides:
     raise ConfigError(f'{overrides[0]}: is of no use to --collect')
-  found = directory.find_directory(args.workdir)
-  print(f'{collect.write_table(found):,} finished runs: {found.table}')
+  root = runner.find_root(args.workdir)
+  n_runs = collect.write_table(root)
+  if not n_runs:
+    raise ConfigError(f'{root / "runs"}: no finished run')
+  print(f'{n_runs:,} finished runs: {root / "runs.csv"}')
   return 0
 
 
@@ -90,17 +94,12 @@ def _sweep(
   """Plans the sweep, or trains it."""
   # Imported here, so that --help answers at once.
   from jax_sparse_pretrain.runs import lock, workdir
-  from jax_sparse_pretrain.sweep import (
-    collect,
-    directory,
-    overview,
-    prefixes,
-    sweep_file,
-  )
-  from jax_sparse_pretrain.sweep.runner import Runner
+  from jax_sparse_pretrain.sweep import collect, prefixes, sweep_file
+  from jax_sparse_pretrain.sweep.runner import Runner, find_root
 
   everything = sweep_file.read_sweep(args.config, overrides)
-  columns = collect.differing_keys([run.config for run in everything])
+  configs = [dataclasses.asdict(run.config) for run in everything]
+  columns = collect.differing_keys(configs)
   common = prefixes.common_steps(everything)
   mine = list(range(len(everything)))
   if args.count is not None:
@@ -111,22 +110,22 @@ def _sweep(
     return 0
   common = common[mine][:, mine]
   forks = prefixes.find_forks(common, [run.plan.steps for run in runs])
-  names = f'{overview.runs_text(runs, forks)}\n\n' if args.plan else ''
+  names = f'{prefixes.runs_text(runs, forks)}\n\n' if args.plan else ''
   if not args.workdir:
-    print(names + overview.plan_text(runs, forks, overview.Status()))
+    print(names + prefixes.plan_text(runs, forks))
     return 0
-  files = directory.find_directory(args.workdir)
-  directory.check_runs(files, runs)
+  root = find_root(args.workdir)
+  runner = Runner(root, runs, common, columns)
+  runner.check()
   if not args.plan:
     workdir.open_root(args.workdir)
-  runner = Runner(files, runs, common, columns)
-  status = overview.read_status(files, runs, runner.own_steps())
-  print(names + overview.plan_text(runs, forks, status), flush=True)
+  plan = prefixes.plan_text(runs, forks, *runner.status())
+  print(names + plan, flush=True)
   if args.plan:
     return 0
   name = f'.lock-{args.index or 0}-of-{args.count or 1}'
-  with lock.locked(workdir.Workdir(files.root), name):
-    return _train(runner, len(runs), files.table, stop)
+  with lock.locked(workdir.Workdir(root), name):
+    return _train(runner, len(runs), root / 'runs.csv', stop)
 
 
 def _train(runner, n_runs: int, table: pathlib.Path, stop: StopRequest) -> int:

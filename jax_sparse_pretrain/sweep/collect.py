@@ -1,9 +1,9 @@
 """Collects the finished runs of a sweep in a table for the analysis."""
 
 import contextlib
-import dataclasses
 import fcntl
 import json
+import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,10 +12,9 @@ import numpy as np
 
 from jax_sparse_pretrain import schema, storage
 from jax_sparse_pretrain.analysis import Runs, write_runs
-from jax_sparse_pretrain.config import Config, ConfigError
+from jax_sparse_pretrain.config import Config
 from jax_sparse_pretrain.runs import workdir as workdir_lib
 from jax_sparse_pretrain.runs.workdir import Workdir
-from jax_sparse_pretrain.sweep.directory import Directory
 
 # Column of the table -> key of `summary.json`.
 _SUMMARY = {
@@ -28,58 +27,46 @@ _SUMMARY = {
 }
 
 
-class NoRuns(ConfigError):
-  """There is no finished run."""
-
-
-def write_table(directory: Directory, columns: Sequence[str] = ()) -> int:
+def write_table(root: pathlib.Path, columns: Sequence[str] = ()) -> int:
   """Makes `runs.csv` from the finished runs in `runs/`, in order of name.
 
   Args:
-    directory: that of a sweep, or one that holds directories of sweeps. Runs
-      are then called SWEEP/NAME.
+    root: the directory of a sweep, or one that holds directories of sweeps.
+      Runs are then called SWEEP/NAME.
     columns: keys of the config to show beside those in which runs differ.
 
   Returns:
-    The number of runs in the table.
+    The number of runs in the table; 0 if there is none, and then no table.
 
   Raises:
-    NoRuns: if there is none.
     ConfigError: if a file is not that of a run.
   """
-  sweeps = _sweeps(directory)
+  if (root / 'runs').is_dir():
+    sweeps = {'': root}
+  else:
+    below = sorted(root.iterdir()) if root.is_dir() else ()
+    sweeps = {f'{p.name}/': p for p in below if (p / 'runs').is_dir()}
   if not sweeps:
-    raise NoRuns(f'{directory.runs}: no finished run')
+    return 0
   # Shares may write at once: the last to read has to be the last to write.
-  with _alone(directory):
+  with _alone(root):
     found = {
       prefix + name: run
-      for prefix, each in sweeps.items()
-      for name, run in _finished(each)
+      for prefix, sweep in sweeps.items()
+      for name, run in _finished(sweep)
     }
-    if not found:
-      raise NoRuns(f'{directory.runs}: no finished run')
-    write_runs(directory.table, _as_runs(found, columns))
+    if found:
+      write_runs(root / 'runs.csv', _as_runs(found, columns))
   return len(found)
 
 
-def _sweeps(directory: Directory) -> dict[str, Directory]:
-  """The sweeps, by the beginning of their runs' names."""
-  if directory.runs.is_dir():
-    return {'': directory}
-  if not directory.root.is_dir():
-    return {}
-  below = map(Directory, sorted(directory.root.iterdir()))
-  return {f'{each.root.name}/': each for each in below if each.runs.is_dir()}
-
-
 @contextlib.contextmanager
-def _alone(directory: Directory) -> Iterator[None]:
+def _alone(root: pathlib.Path) -> Iterator[None]:
   # An object store has no locks; the table of the next run is right again.
-  if storage.is_remote(directory.root):
+  if storage.is_remote(root):
     yield
     return
-  with open(directory.root / '.runs.lock', 'w') as file:
+  with open(root / '.runs.lock', 'w') as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     yield
 
@@ -87,8 +74,8 @@ def _alone(directory: Directory) -> Iterator[None]:
 Found = tuple[dict[str, Any], dict[str, Any]]  # summary.json, config.json
 
 
-def _finished(directory: Directory) -> Iterator[tuple[str, Found]]:
-  paths = directory.runs.iterdir()
+def _finished(sweep: pathlib.Path) -> Iterator[tuple[str, Found]]:
+  paths = (sweep / 'runs').iterdir()
   for path in sorted(paths, key=lambda path: _natural(path.name)):
     files = Workdir(path)
     if path.name.startswith('.') or not files.config.exists():
@@ -111,10 +98,11 @@ def _as_runs(found: Mapping[str, Found], columns: Sequence[str]) -> Runs:
     for ours, theirs in _SUMMARY.items()
   }
   rows = [_others(*each) for each in found.values()]
-  configs = [dict(schema.leaves(each['config'])) for _, each in found.values()]
-  keys = dict.fromkeys([*columns, *_differing(configs)])
+  configs = [resolved['config'] for _, resolved in found.values()]
+  flat = [dict(schema.leaves(config)) for config in configs]
+  keys = dict.fromkeys([*columns, *differing_keys(configs)])
   others = {name: [row[name] for row in rows] for name in rows[0]}
-  others |= {key: [config[key] for config in configs] for key in keys}
+  others |= {key: [config[key] for config in flat] for key in keys}
   texts = {name: tuple(map(_text, cells)) for name, cells in others.items()}
   return Runs(tuple(found), **numbers, others=texts)
 
@@ -145,14 +133,13 @@ def _others(summary: dict, resolved: dict) -> dict[str, Any]:
   }
 
 
-def differing_keys(configs: Sequence[Config]) -> list[str]:
-  """The keys in which configs differ, as far as a loss depends on them."""
-  return _differing(
-    [dict(schema.leaves(dataclasses.asdict(each))) for each in configs]
-  )
+def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+  """The keys in which configs differ, as far as a loss depends on them.
 
-
-def _differing(flat: Sequence[Mapping[str, Any]]) -> list[str]:
+  Args:
+    configs: nested dictionaries, as `config.json` holds them.
+  """
+  flat = [dict(schema.leaves(config)) for config in configs]
   return [
     key
     for key in flat[0]

@@ -1,4 +1,4 @@
-"""Which runs begin with the same steps, and who goes on from whom.
+"""Which runs begin with the same steps, who goes on from whom, what it saves.
 
 What a step does is known before anything is trained: the learning rate, the
 budget of a mask update, a snapshot. Runs of one program, data and seed are the
@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jax_sparse_pretrain import text
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.sweep.sweep_file import Run
+from jax_sparse_pretrain.text import Line
 from jax_sparse_pretrain.training import jitted, optimizer, recipe
 
 # A fork has to save at least this part of a run, for it costs a checkpoint.
@@ -63,8 +65,7 @@ def _actions(run: Run, numbers: dict[Any, int]) -> np.ndarray:
     numbers: those of the actions that have been seen, which grow.
   """
   config, plan = run.config, run.plan
-  kernels = recipe.model_kernels(config.model)
-  pruner = recipe.make_pruner(config, plan, kernels)
+  pruner = recipe.make_pruner(config, plan)
   rates = optimizer.learning_rates(config.optimizer, plan.steps)
   controls = recipe.make_controls(config, plan, pruner, rates)
   budgets = {
@@ -210,3 +211,74 @@ def _stretches(alone, after, limit: float) -> list[range]:
       found.append(range(start, i))
       start, cost = i, alone[i]
   return [*found, range(start, len(alone))]
+
+
+def plan_text(
+  runs: Sequence[Run],
+  forks: Sequence[Fork | None],
+  n_finished: int = 0,
+  n_begun: int = 0,
+  seconds_left: float | None = None,
+) -> str:
+  """The sweep as a table, before it is trained.
+
+  Args:
+    runs: all of them.
+    forks: where each goes on from another, as if nothing had been trained.
+    n_finished: how many runs are finished.
+    n_begun: how many have begun.
+    seconds_left: at the pace of the finished runs; None if there is none.
+  """
+  shared = [fork.step if fork else 0 for fork in forks]
+  alone = sum(run.plan.steps for run in runs)
+  tokens = sum(
+    (run.plan.steps - n) * run.config.tokens_per_step
+    for run, n in zip(runs, shared, strict=True)
+  )
+  flops_alone = sum(_flops(run, run.plan.steps) for run in runs)
+  flops_shared = sum(
+    _flops(run, n) for run, n in zip(runs, shared, strict=True)
+  )
+  n_forks = sum(fork is not None for fork in forks)
+  n_programs = len({jitted.program_key(run.config) for run in runs})
+  steps = alone - sum(shared)
+  left = 'unknown', 'until a run is finished'
+  if seconds_left is not None:
+    pace = f'at the speed of {n_finished:,} finished runs'
+    left = text.duration(seconds_left), pace
+  return text.listing('Sweep', [
+    Line('Runs', f'{len(runs):,}',
+         f'{n_finished:,} finished, {n_begun:,} begun'),
+    Line('Steps', f'{steps:,}', f'of {alone:,} if each began alone'),
+    Line('  shared', f'{sum(shared):,}',
+         f'{sum(shared) / alone:.1%} less, by {n_forks} runs'),
+    Line('Tokens', f'{tokens:,}', 'trained on'),
+    Line('Compute', f'{flops_alone - flops_shared:.3e}', 'FLOPs, 6 N_avg D'),
+    Line('  shared', f'{flops_shared:.3e}',
+         f'{flops_shared / flops_alone:.1%} less'),
+    Line('Programs', f'{n_programs:,}', 'each compiled once'),
+    Line('Trunks', f'{most_trunks(forks):,}', 'states kept at once, at most'),
+    Line('Time left', *left),
+  ])  # fmt: skip
+
+
+def _flops(run: Run, steps: int) -> float:
+  """6 N_avg D of the first steps of a run, as planned."""
+  linear = counts.linear_parameters(run.config.model)
+  dense_steps = run.plan.schedule.compute(steps)
+  return counts.training_flops(linear * dense_steps, run.config.tokens_per_step)
+
+
+def runs_text(runs: Sequence[Run], forks: Sequence[Fork | None]) -> str:
+  """Every run with its length and where it begins."""
+  header = ['run', 'steps', 'own', 'from', 'at step']
+  return text.table('Runs', header, [
+    [
+      run.name,
+      f'{run.plan.steps:,}',
+      f'{run.plan.steps - (fork.step if fork else 0):,}',
+      runs[fork.parent].name if fork else '',
+      f'{fork.step:,}' if fork else '',
+    ]
+    for run, fork in zip(runs, forks, strict=True)
+  ])  # fmt: skip

@@ -21,11 +21,12 @@ _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._=+-]{0,99}')
 
 
 class Run(NamedTuple):
-  """Attributes:
+  """A run of a sweep, before it is trained.
 
-  name: of the run and of its directory.
-  config: checked.
-  plan: its steps.
+  Attributes:
+    name: that of the run and of its directory.
+    config: the checked config.
+    plan: the pruning schedule and the number of steps.
   """
 
   name: str
@@ -46,7 +47,12 @@ def read_sweep(path: str, overrides: Sequence[str]) -> list[Run]:
   """
   path = command_line.find_config(path)
   with command_line.running_file(path):
-    module = _execute(pathlib.Path(path))
+    # Not by ml_collections, which puts every file into one module.
+    module = types.ModuleType(f'_sweep_file_{pathlib.Path(path).stem}')
+    module.__file__ = path
+    sys.modules[module.__name__] = module  # Dataclasses look themselves up.
+    source = pathlib.Path(path).read_text()
+    exec(compile(source, path, 'exec'), module.__dict__)
     base = _called(module, 'get_config')
     asked = list(_called(module, 'get_runs'))
   if not isinstance(base, ml_collections.ConfigDict):
@@ -60,15 +66,6 @@ def read_sweep(path: str, overrides: Sequence[str]) -> list[Run]:
     _make_run(name, values, changes)
     for name, changes in _checked(asked, f'--config = {path}: get_runs()')
   ]
-
-
-def _execute(path: pathlib.Path) -> types.ModuleType:
-  """Not by ml_collections, which puts every file into one module."""
-  module = types.ModuleType(f'_sweep_file_{path.stem}')
-  module.__file__ = str(path)
-  sys.modules[module.__name__] = module  # Dataclasses look themselves up.
-  exec(compile(path.read_text(), path, 'exec'), module.__dict__)
-  return module
 
 
 def _called(module: types.ModuleType, name: str) -> Any:
@@ -101,7 +98,7 @@ def _make_run(name: str, values: dict[str, Any], changes: Mapping) -> Run:
     config = config_lib.from_dict(schema.altered(values, changes))
     plan = recipe.make_plan(config)
     # Refuses what the run would refuse.
-    recipe.make_pruner(config, plan, recipe.model_kernels(config.model))
+    recipe.make_pruner(config, plan)
   except ConfigError as error:
     raise ConfigError(f'run {name}: {error}') from None
   return Run(name, config, plan)

@@ -126,8 +126,7 @@ class Programs(NamedTuple):
   row_losses: Callable
 
 
-# By `program_keys.program_key` and mesh: programs that runs of one process
-# share.
+# By `program_key` and mesh: programs that runs of one process share.
 Cache = MutableMapping[tuple[str, Mesh], Programs]
 
 

@@ -14,7 +14,7 @@ from jax_sparse_pretrain.pruning import path_name
 from jax_sparse_pretrain.runs import resume
 from jax_sparse_pretrain.runs import workdir as workdir_lib
 from jax_sparse_pretrain.runs.branches import Branches
-from jax_sparse_pretrain.runs.checkpoint import Checkpoints
+from jax_sparse_pretrain.runs.checkpoint import Checkpoints, Restored
 from jax_sparse_pretrain.runs.lock import Claim
 from jax_sparse_pretrain.runs.output import Output, open_output
 from jax_sparse_pretrain.training.metrics import Meter, NonFiniteError
@@ -102,7 +102,7 @@ class _Run:
     output: Output,
     checkpoints: Checkpoints,
     progress: Progress | Part | Silent,
-    start: resume.Start,
+    start: Restored,
     branches: Branches,
   ):
     self._experiment, self._config = experiment, experiment.config
@@ -113,14 +113,13 @@ class _Run:
     self._start, self._steps = start.step, experiment.plan.steps
     self._state = start.state
     self._eval_losses = {
-      name: start.carried.get(name) for name in experiment.evaluation_rows
+      name: start.progress.get(name) for name in experiment.evaluation_rows
     }
     self._meter = Meter(
       experiment,
-      output.rows,
-      output.write_row,
+      output,
       self._write_metrics,
-      start.carried,
+      start.progress,
       n_losses=branches.n_losses,
     )
 

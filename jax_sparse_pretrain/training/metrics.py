@@ -8,13 +8,14 @@ import collections
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
 from jax_sparse_pretrain import history
 from jax_sparse_pretrain.model.counts import flops_per_token, training_flops
+from jax_sparse_pretrain.runs.output import Output
 from jax_sparse_pretrain.training.setup import Experiment
 
 
@@ -32,8 +33,7 @@ class Meter:
 
   Args:
     experiment: the run.
-    rows: the mask history so far.
-    record: receives the rows that follow.
+    output: has the mask history so far, and receives the rows that follow.
     write: receives (finished steps, scalars) at the logging cadence.
     carried: what `carried()` gave to the checkpoint that the run resumes from.
     n_losses: how many recent losses to carry, if more than the run needs
@@ -43,16 +43,14 @@ class Meter:
   def __init__(
     self,
     experiment: Experiment,
-    rows: Sequence[history.Row],
-    record: Callable[[history.Row], None],
+    output: Output,
     write: Callable[[int, Mapping[str, float]], None],
     carried: Mapping[str, Any],
     n_losses: int = 0,
   ):
     self._experiment = experiment
     self._config, self._header = experiment.config, experiment.header
-    self._rows = list(rows)
-    self._record = record
+    self._output, self._history = output, output.history
     self._write = write
     self._tail = tail(experiment.plan.steps)
     losses = carried.get('recent_losses', [])
@@ -102,8 +100,7 @@ class Meter:
     for first_seen, by_layer in counts.items():
       by_leaf = {k: sum(int(n) for n in v) for k, v in by_layer.items()}
       row = history.Row(first_seen, sum(by_leaf.values()), by_leaf)
-      self._rows.append(row)
-      self._record(row)
+      self._output.write_row(row)
     every = self._config.logging.every
     if step % every == 0 or step == self._experiment.plan.steps:
       self._write(step, self._scalars(step, metrics))
@@ -123,10 +120,11 @@ class Meter:
 
   def _scalars(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
     # In the forward pass of the last finished step, which is `step` - 1.
-    seen = (row for row in reversed(self._rows) if row.step < step)
+    seen = (row for row in reversed(self._history.rows) if row.step < step)
     nonzero = next(seen).nonzero
     tokens = self.tokens(step)
     every = self._config.logging.every
+    average = self._history.average_parameters(step)
     return {
       'tokens': tokens,
       **{name: float(value) for name, value in metrics.items()},
@@ -134,7 +132,7 @@ class Meter:
       'learning_rate': float(self._experiment.learning_rates[step - 1]),
       'nonzero': nonzero,
       'density': nonzero / self._header.linear_parameters,
-      'compute_flops': training_flops(self._average_parameters(step), tokens),
+      'compute_flops': training_flops(average, tokens),
       **self._speed(self._clock.lap()),
     }
 
@@ -154,9 +152,6 @@ class Meter:
   def _mean_loss(self, n: int) -> float:
     recent = list(self._losses)[-n:]
     return math.fsum(recent) / len(recent)
-
-  def _average_parameters(self, step: int) -> float:
-    return history.History(self._header, self._rows).average_parameters(step)
 
   def tokens(self, step: int) -> int:
     """Targets in the loss of `step` finished steps."""
@@ -192,9 +187,10 @@ class Meter:
 
     `train_loss` is the mean over the last hundredth of the run's steps.
     """
-    linear, final = self._header.linear_parameters, self._rows[-1].nonzero
+    linear = self._header.linear_parameters
+    final = self._history.rows[-1].nonzero
     tokens = self.tokens(step)
-    average = self._average_parameters(step)
+    average = self._history.average_parameters(step)
     speed = self._clock.mean()
     return {
       'steps': step,

@@ -1,4 +1,6 @@
-"""Progress for a person: a bar on a terminal, plain lines in a pipe.
+"""A run for a person: its progress, and a table at its end.
+
+Progress is a bar on a terminal, and plain lines in a pipe:
 
   step   200/1,370  loss  2.413  density 0.830  41.2K tok/s  eta 1m12s
 
@@ -6,14 +8,18 @@ It goes to standard error, so that standard output holds only results.
 """
 
 import contextlib
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TextIO
 
 import tqdm
 
-from jax_sparse_pretrain.text import duration, short
+from jax_sparse_pretrain.text import Line, duration, listing, short
+
+# From this share of the time on, the data hold up the run.
+_SLOW_DATA = 0.05
 
 
 class Progress:
@@ -161,3 +167,79 @@ class Silent(contextlib.AbstractContextManager):
 
   def __exit__(self, *exception) -> None:
     pass
+
+
+def end_of_run_table(
+  summary: Mapping, workdir: os.PathLike | str | None = None
+) -> str:
+  """What a person wants to see when a run ends.
+
+  Args:
+    summary: the contents of `summary.json`: losses in nats per token, counts
+      of linear parameters, and `unigram_loss` where it is known.
+    workdir: the run's directory, to be named below the table.
+  """
+  # From the counts, which say what is; the config says what was asked for.
+  density = summary['final_parameters'] / summary['linear_parameters']
+  kind = 'dense' if density == 1 else f'{1 - density:.1%} sparse'
+  how = 'Finished' if summary['completed'] else 'Stopped before the end'
+  elapsed = duration(summary['wall_seconds'])
+  title = f'{how}: {summary["steps"]:,} steps in {elapsed}, {kind}'
+  lines = [
+    *_loss_lines(summary),
+    Line(),
+    *_parameter_lines(summary),
+    Line(),
+    *_compute_lines(summary),
+  ]
+  text = listing(title, lines)
+  # Never folded: a folded path cannot be copied.
+  return text if workdir is None else f'{text}\nFiles: {workdir}'
+
+
+def _loss_lines(summary: Mapping) -> Iterator[Line]:
+  evaluation, unigram = summary['eval_loss'], summary.get('unigram_loss')
+  yield Line('Evaluation loss', _loss(evaluation), 'nats per token')
+  if unigram is not None:
+    gap = ''
+    if evaluation is not None:
+      side = 'below' if evaluation <= unigram else 'ABOVE'
+      gap = f'the model is {abs(unigram - evaluation):.4f} nats {side} it'
+    yield Line('  unigram baseline', _loss(unigram), gap)
+  yield Line('Training loss', _loss(summary['train_loss']))
+
+
+def _loss(value: float | None) -> str:
+  return 'not measured' if value is None else f'{value:.4f}'
+
+
+def _parameter_lines(summary: Mapping) -> Iterator[Line]:
+  linear, total = summary['linear_parameters'], summary['total_parameters']
+  average, final = summary['average_parameters'], summary['final_parameters']
+  is_dense = final == linear
+  how = 'dense throughout' if is_dense else 'at the start, dense'
+  yield Line('Linear parameters', f'{linear:,}', how)
+  if not is_dense:
+    for label, count in (('  average', average), ('  at the end', final)):
+      yield Line(label, f'{round(count):,}', f'{count / linear:.1%} of dense')
+  yield Line('All parameters', f'{total:,}', 'with embedding and norms')
+  if not is_dense:
+    yield Line('  at the end', f'{total - linear + final:,}')
+
+
+def _compute_lines(summary: Mapping) -> Iterator[Line]:
+  yield Line('Tokens', f'{summary["tokens"]:,}')
+  if summary['final_parameters'] != summary['linear_parameters']:
+    equivalent = round(summary['dense_equivalent_tokens'])
+    remark = 'of the dense model, at equal compute'
+    yield Line('  equivalent', f'{equivalent:,}', remark)
+  yield Line('Compute', f'{summary["compute_flops"]:.3e}', 'FLOPs, 6 N_avg D')
+  speed = summary['tokens_per_second']
+  if speed is not None:
+    yield Line('Speed', f'{speed:,.0f}', 'tokens per second')
+  if 'data_seconds' in summary:
+    share = summary['data_seconds'] / max(summary['wall_seconds'], 1e-9)
+    hint = 'of the time; more data.prefetch may help'
+    yield Line(
+      'Waiting for data', f'{share:.1%}', hint if share > _SLOW_DATA else ''
+    )

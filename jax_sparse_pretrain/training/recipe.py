@@ -7,7 +7,7 @@ pruner, and the controls of every step.
 import ast
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -149,21 +149,31 @@ def _plan_lines(config: Config, plan: Plan) -> Iterator[Line]:
   yield Line('H100 hours', text, 'at 40 % of its peak')
 
 
-def make_pruner(
-  config: Config, plan: Plan, kernels: Mapping[str, pruning.Kernel]
-) -> pruning.Pruner:
+def make_pruner(config: Config, plan: Plan) -> pruning.Pruner:
   """The pruner of a run, of either library, checked against the plan.
 
   Raises:
     ConfigError: naming the key that does not fit.
   """
-  asked = config.pruning
+  asked, targets = config.pruning, make_targets(config)
+  kernels = model_kernels(config.model)
+  pruned = {name: kernels[name] for name in targets}
   pruner = pruning.no_pruning()
   if asked.sparsity and asked.library == 'builtin':
-    pruned = {name: kernels[name] for name in make_targets(config)}
     pruner = _builtin(asked, pruned, config.seed)
   elif asked.sparsity:
-    pruner = _jaxpruner(config, plan, kernels)
+    try:
+      pruner = bridge.jaxpruner_pruner(
+        pruned,
+        targets,
+        asked.algorithm,
+        sparsity=asked.sparsity,
+        end_step=plan.schedule.end,
+        options=_options(asked),
+        seed=config.seed,
+      )
+    except ValueError as error:
+      raise ConfigError(f'pruning.{error}') from None
   _check_updates(asked, plan, pruner)
   return pruner
 
@@ -193,24 +203,6 @@ def _structure(asked: config_lib.Pruning) -> pruning.Structure:
     case 'channel':
       return pruning.Channel(asked.axis)
   return pruning.Unstructured()
-
-
-def _jaxpruner(
-  config: Config, plan: Plan, kernels: Mapping[str, pruning.Kernel]
-) -> pruning.Pruner:
-  asked, targets = config.pruning, make_targets(config)
-  try:
-    return bridge.jaxpruner_pruner(
-      {name: kernels[name] for name in targets},
-      targets,
-      asked.algorithm,
-      sparsity=asked.sparsity,
-      end_step=plan.schedule.end,
-      options=_options(asked),
-      seed=config.seed,
-    )
-  except ValueError as error:
-    raise ConfigError(f'pruning.{error}') from None
 
 
 def _traits(asked: config_lib.Pruning) -> upstream.Traits:
@@ -293,16 +285,21 @@ def make_controls(
   pruner: pruning.Pruner,
   learning_rates: np.ndarray,
 ) -> Callable[[int], Controls]:
-  """Returns step (0-based) -> the controls of that step."""
-  schedule, targets = plan.schedule, make_targets(config)
+  """Returns step (0-based) -> the controls of that step.
+
+  Kernels approach their own targets together: when the schedule has reached a
+  part of its sparsity, each kernel has reached the same part of its target.
+  """
+  asked, schedule, targets = config.pruning, plan.schedule, make_targets(config)
   steps = schedule.update_steps.tolist()
   kept = dict(zip(steps, schedule.kept_fractions.tolist(), strict=True))
 
   @functools.lru_cache(maxsize=2)
   def budget_at(update_step: int) -> Any:
-    return pruner.budget_for(
-      _kept_fractions(config.pruning, targets, kept[update_step])
-    )
+    fraction = kept[update_step]
+    if asked.sparsity and asked.distribution != 'global':
+      fraction = pruning.kept_on_the_way(targets, asked.sparsity, fraction)
+    return pruner.budget_for(fraction)
 
   def controls(step: int) -> Controls:
     return Controls(
@@ -313,16 +310,3 @@ def make_controls(
     )
 
   return controls
-
-
-def _kept_fractions(
-  asked: config_lib.Pruning, targets: Mapping[str, float], kept: float
-) -> float | dict[str, float]:
-  """The schedule's kept fraction -> that of each kernel, or of all together.
-
-  Kernels approach their own targets together: when the schedule has reached a
-  part of its sparsity, each kernel has reached the same part of its target.
-  """
-  if asked.sparsity == 0 or asked.distribution == 'global':
-    return kept
-  return pruning.kept_on_the_way(targets, asked.sparsity, kept)

@@ -167,7 +167,7 @@ def make_parts(
   _evaluation_batch(config, mesh)
   check_attention(config.model)
   kernels = recipe.model_kernels(config.model)
-  pruner = recipe.make_pruner(config, plan, kernels)
+  pruner = recipe.make_pruner(config, plan)
   cache = {} if cache is None else cache
   key = jitted.program_key(config), mesh
   if key not in cache:

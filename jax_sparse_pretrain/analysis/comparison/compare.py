@@ -7,6 +7,9 @@ training runs with the same objective, the summed Huber loss.
 """
 
 import dataclasses
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,12 +18,7 @@ from jax_sparse_pretrain.analysis.comparison.results import (
   ComparedLaw,
   Comparison,
 )
-from jax_sparse_pretrain.analysis.comparison.splits import (
-  SPLITS,
-  Split,
-  levels,
-  why_not,
-)
+from jax_sparse_pretrain.analysis.fitting import design
 from jax_sparse_pretrain.analysis.fitting.fit import (
   FormFit,
   ScalingLawFit,
@@ -29,6 +27,113 @@ from jax_sparse_pretrain.analysis.fitting.fit import (
 from jax_sparse_pretrain.analysis.fitting.forms import FORMS, Form
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.runs_table import Runs
+from jax_sparse_pretrain.model.counts import training_flops
+
+# Of the runs, by compute, at the upper end; all within this part of the
+# lowest of them go along, since plans of equal compute end a little apart.
+LARGEST, TIE = 0.25, 0.02
+# It takes three values of N (or D) to know how the loss goes between and
+# beyond them.
+ENOUGH = 3
+
+
+class Split(NamedTuple):
+  """Runs to fit and runs to predict, once or several times.
+
+  Attributes:
+    name: of the test.
+    folds: masks over the runs to fit and to predict, and a name of the two if
+      it has one; none if there is no such test.
+    about: which runs are predicted, or why there is no test.
+  """
+
+  name: str
+  folds: tuple[tuple[np.ndarray, np.ndarray, str], ...]
+  about: str
+
+
+def levels(runs: Runs) -> np.ndarray:
+  """Sparsity to three digits: counts of one setting differ by roundings."""
+  return np.round(runs.sparsity, 3) + 0.0
+
+
+def one_sparsity(runs: Runs) -> Split:
+  """Each sparsity in turn is predicted from all others."""
+  name, level = 'one sparsity out', levels(runs)
+  if np.isnan(level).any():
+    return Split(name, (), 'the sparsity is not known of all runs')
+  values = np.unique(level)
+  if len(values) < 2:
+    return Split(name, (), f'all runs have sparsity {values[0]:g}')
+  folds = tuple(
+    (level != value, level == value, f'without {value:g}: ') for value in values
+  )
+  return Split(name, folds, 'each sparsity predicted from all others')
+
+
+def largest_compute(runs: Runs) -> Split:
+  """The quarter of the runs of largest 6 N_avg D, from the others."""
+  name = 'largest compute out'
+  compute = training_flops(runs.average_parameters, runs.tokens)
+  if np.isnan(compute).any():
+    return Split(name, (), 'average_parameters are not known of all runs')
+  n = math.ceil(LARGEST * len(runs))
+  lowest = np.sort(compute)[-n] * (1 - TIE)
+  test = compute >= lowest
+  if test.all():
+    return Split(name, (), 'all runs have the same compute')
+  about = (
+    f'the {test.sum()} runs from {compute[test].min():.2e} FLOPs (6 N_avg D) '
+    'on predicted from those below'
+  )
+  return Split(name, ((~test, test, ''),), about)
+
+
+def dense_to_sparse(runs: Runs) -> Split:
+  """Sparse runs from dense ones alone."""
+  name, level = 'dense to sparse', levels(runs)
+  if np.isnan(level).any():
+    return Split(name, (), 'the sparsity is not known of all runs')
+  dense = level == 0
+  if dense.all() or not dense.any():
+    which = 'sparse' if dense.all() else 'dense'
+    return Split(name, (), f'there are no {which} runs')
+  about = f'{(~dense).sum()} sparse runs predicted from {dense.sum()} dense'
+  return Split(name, ((dense, ~dense, ''),), about)
+
+
+SPLITS = {
+  'one_sparsity_out': one_sparsity,
+  'largest_compute_out': largest_compute,
+  'dense_to_sparse': dense_to_sparse,
+}
+
+
+def why_not(form: Form, train: Runs, test: Runs) -> str | None:
+  """Why a law fitted to `train` says nothing about `test`; None if it does."""
+  n, k = len(train), len(form.names)
+  if n < k:
+    return f'{n} runs are too few for {k} coefficients'
+  if form.n_sparsities > 1:
+    there = len(np.unique(levels(train)))
+    if there < form.n_sparsities:
+      return f'it takes {form.n_sparsities} sparsities to fit, not {there}'
+  n_different = []
+  for what, known, asked in (
+    ('parameter', train.parameters(form.kind), test.parameters(form.kind)),
+    ('token', train.tokens, test.tokens),
+  ):
+    level = design.levels(np.log(np.concatenate([known, asked])))
+    values, others = np.unique(level[:n]), np.unique(level[n:])
+    n_different.append(len(values))
+    if len(values) < ENOUGH and not np.isin(others, values).all():
+      one = f'one {what} count to fit does'
+      some = f'{len(values)} {what} counts to fit do'
+      return f'{one if len(values) == 1 else some} not tell of others'
+  if max(n_different) == 1:
+    return 'all runs to fit are at one (N, D)'
+  return None
+
 
 # Of log loss: equally good fits may differ by this.
 SMALL_SPREAD = 1e-4
@@ -54,9 +159,7 @@ def compare_laws(runs: Runs, *, delta: float = 1e-3) -> Comparison:
   runs = _completed(runs)
   splits = {key: make(runs) for key, make in SPLITS.items()}
   notes: list[Note] = [
-    ('', split.name, split.about)
-    for split in splits.values()
-    if not split.folds
+    ('', each.name, each.about) for each in splits.values() if not each.folds
   ]
   laws = []
   for form in FORMS:
@@ -96,11 +199,8 @@ def _completed(runs: Runs) -> Runs:
       f'{runs.final_parameters[row]:.10g}: must be at most '
       f'initial_parameters {runs.initial_parameters[row]:.10g}'
     )
-  s, initial, final = (
-    runs.sparsity,
-    runs.initial_parameters,
-    runs.final_parameters,
-  )
+  s = runs.sparsity
+  initial, final = runs.initial_parameters, runs.final_parameters
   s = np.where(np.isnan(s), 1 - final / initial, s)
   initial = np.where(np.isnan(initial), final / (1 - s), initial)
   final = np.where(np.isnan(final), initial * (1 - s), final)
@@ -127,13 +227,7 @@ def _columns(form: Form, runs: Runs) -> tuple[np.ndarray, ...]:
   return runs.parameters(form.kind), sparsity, runs.tokens
 
 
-def _compared(
-  form: Form,
-  runs: Runs,
-  splits: dict[str, Split],
-  notes: list[Note],
-  delta: float,
-) -> ComparedLaw:
+def _compared(form: Form, runs: Runs, splits, notes, delta) -> ComparedLaw:
   columns = _columns(form, runs)
   fitted = fit_form(form, *columns, runs.loss, delta=delta)
   notes += _plateau(form, 'in sample', fitted.spread(*columns))
@@ -153,7 +247,7 @@ def _compared(
     **{key: _rms(each) for key, each in outside.items()},
     aicc=aicc,
     bic=bic,
-    bias=_biases(runs, errors, outside),
+    bias=tuple(_biases(runs, errors, outside)),
     warnings=_warnings(fitted, runs, delta),
   )
 
@@ -161,30 +255,28 @@ def _compared(
 def _errors_outside(form, runs, split, notes, delta):
   """(n,), NaN for runs that are not predicted."""
   errors = np.full(len(runs), np.nan)
-  for fold in split.folds:
-    reason = why_not(form, runs.select(fold.train), runs.select(fold.test))
+  for train, test, name in split.folds:
+    reason = why_not(form, runs.select(train), runs.select(test))
     if reason:
-      notes.append((form.name, split.name, fold.name + reason))
+      notes.append((form.name, split.name, name + reason))
       return errors
   spread = 0.0
-  for fold in split.folds:
-    train, test = runs.select(fold.train), runs.select(fold.test)
+  for *fold, _ in split.folds:
+    train, test = map(runs.select, fold)
     fitted = fit_form(form, *_columns(form, train), train.loss, delta=delta)
     columns = _columns(form, test)
-    errors[fold.test] = fitted.log_loss(*columns) - np.log(test.loss)
+    errors[fold[1]] = fitted.log_loss(*columns) - np.log(test.loss)
     spread = max(spread, fitted.spread(*columns))
   notes += _plateau(form, split.name, spread)
   return errors
 
 
 def _plateau(form: Form, where: str, spread: float) -> list[Note]:
-  if spread < SMALL_SPREAD:
-    return []
   why = (
     'many laws fit equally well; that of least squared error is taken, and '
     f'others differ from it by {spread:.2%} of the loss or more'
   )
-  return [(form.name, where, why)]
+  return [(form.name, where, why)] if spread >= SMALL_SPREAD else []
 
 
 def _warnings(fitted: FormFit, runs: Runs, delta: float) -> tuple[str, ...]:
@@ -192,11 +284,9 @@ def _warnings(fitted: FormFit, runs: Runs, delta: float) -> tuple[str, ...]:
   law = fitted.law
   if not isinstance(law, ScalingLaw):
     return tuple(fitted.form.at_bounds(law))
-  n = runs.parameters(fitted.form.kind)
-  data = n, runs.tokens, runs.loss
-  return ScalingLawFit(
-    law, fitted.objective, delta, *data, fitted.other
-  ).warnings
+  data = runs.parameters(fitted.form.kind), runs.tokens, runs.loss
+  fit = ScalingLawFit(law, fitted.objective, delta, *data, fitted.other)
+  return fit.warnings
 
 
 def _rms(errors: np.ndarray) -> float | None:
@@ -216,29 +306,15 @@ def _criteria(errors: np.ndarray, k: int) -> tuple[float | None, float | None]:
   return float(aicc), float(deviance + k * np.log(n))
 
 
-def _biases(runs, errors, outside) -> tuple[Bias, ...]:
+def _biases(runs, errors, outside) -> Iterator[Bias]:
   level = levels(runs)
-  values = [] if np.isnan(level).any() else np.unique(level)
-  return tuple(
-    _bias(value, level == value, errors, outside) for value in values
-  )
-
-
-def _bias(value, where, errors, outside) -> Bias:
-  inside = errors[where]
-  n = len(inside)
-  return Bias(
-    float(value),
-    n,
-    float(inside.mean()),
-    float(inside.std(ddof=1) / np.sqrt(n)) if n > 2 else None,
-    **{
-      key: _mean(outside[key][where])
+  for value in [] if np.isnan(level).any() else np.unique(level):
+    inside = errors[level == value]
+    n = len(inside)
+    error = float(inside.std(ddof=1) / np.sqrt(n)) if n > 2 else None
+    means = [
+      float(outside[key][level == value].mean())
       for key in ('one_sparsity_out', 'dense_to_sparse')
-    },
-  )
-
-
-def _mean(errors: np.ndarray) -> float | None:
-  mean = float(errors.mean())
-  return None if np.isnan(mean) else mean
+    ]
+    known = (None if np.isnan(mean) else mean for mean in means)
+    yield Bias(float(value), n, float(inside.mean()), error, *known)

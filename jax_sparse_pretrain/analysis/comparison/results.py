@@ -22,12 +22,9 @@ class Bias:
     sparsity: that of these runs.
     n_runs: how many.
     in_sample: the error of the law fitted to all runs.
-    standard_error: that of `in_sample`, from the scatter; None for fewer than
-      three runs.
-    one_sparsity_out: the error of the law fitted to all other sparsities; None
-      where that is not possible.
-    dense_to_sparse: the error of the law fitted to dense runs; None where that
-      is not possible, and for dense runs.
+    standard_error: of `in_sample`; None for fewer than three runs.
+    one_sparsity_out: of the law fitted to all other sparsities, or None.
+    dense_to_sparse: of the law fitted to dense runs; None for these.
   """
 
   sparsity: float
@@ -50,6 +47,8 @@ class Bias:
 class ComparedLaw:
   """What one law makes of the runs; None where there is no answer.
 
+  Errors are root mean squares, in log loss.
+
   Attributes:
     name: the name of its form.
     formula: the loss in words of the coefficients.
@@ -57,11 +56,10 @@ class ComparedLaw:
     coefficients: fitted to all runs; of fits that are equally good, those of
       least squared error.
     objective: sum of Huber losses over all runs.
-    in_sample: root mean square error over all runs, in log loss.
-    one_sparsity_out: the same, each run predicted from the other sparsities.
-    largest_compute_out: the same over the runs with the largest compute,
-      predicted from the others.
-    dense_to_sparse: the same over sparse runs, predicted from dense ones.
+    in_sample: the error over all runs.
+    one_sparsity_out: each run predicted from the other sparsities.
+    largest_compute_out: runs of the largest compute, from the others.
+    dense_to_sparse: sparse runs, predicted from dense ones.
     aicc: Akaike's criterion, corrected for few runs.
     bic: Bayes' criterion. Both take log errors as independent and normal, at
       the coefficients fitted here, which minimise Huber losses instead: so

@@ -139,42 +139,34 @@ class Bootstrap:
 def bootstrap(
   design: Design, theta: np.ndarray, delta: float, n_resamples: int, seed: int
 ) -> Bootstrap:
-  """Laws of resamples of the rows, or of the groups, of a design of runs.
+  """Laws of resamples of a design of runs, which start at `theta`.
 
-  Args:
-    design: the data, for Chinchilla's law.
-    theta: the optimum of the data, (5,), where the resamples start.
-    delta: where the Huber loss turns from a parabola to a line.
-    n_resamples: how many.
-    seed: the seed of the draws; the order of the given rows does not matter.
-
-  Raises:
-    ValueError: for a number of resamples that is not whole, or not from 1 to
-      a million.
+  The order of the given rows does not matter. Errors as of `resampled`.
   """
   found, objectives, counts = resampled(design, theta, delta, n_resamples, seed)
   pivots = design.pivots[1:].diagonal()
   logs = design.counts + pivots[:, None]
   return Bootstrap(
-    laws=design.coefficients(found),
-    objectives=objectives,
-    counts=counts,
-    unidentified=unidentified(design, counts.astype(float), found),
-    n_groups=int(design.groups.max()) + 1,
-    ranges=np.exp([logs.min(axis=1), logs.max(axis=1)]).T,
+    design.coefficients(found),
+    objectives,
+    counts,
+    unidentified(design, counts.astype(float), found),
+    int(design.groups.max()) + 1,
+    np.exp([logs.min(axis=1), logs.max(axis=1)]).T,
   )
 
 
 def resampled(
   design: Design, theta: np.ndarray, delta: float, n_resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Fits resamples of any form of the law.
-
-  Args and errors as for `bootstrap`.
+  """Fits resamples of the rows, or groups of rows, for any form of the law.
 
   Returns:
     The optima, (n, k), in the units of the design; their objectives, (n,);
     and how often each row of the design was drawn, (n, m).
+
+  Raises:
+    ValueError: for a number of resamples that is not from 1 to a million.
   """
   if not isinstance(n_resamples, numbers.Integral):
     raise ValueError(f'n_resamples {n_resamples!r}: must be a whole number')

@@ -100,10 +100,8 @@ def make(
 ) -> Design:
   """Sorts and centres columns that passed `check`.
 
-  Args:
-    groups: index of the group of each row; breaks ties in the order.
-    form: the law to fit.
-    sparsity: at the end, for forms that read it.
+  `groups` are indices, of each row, and break ties in the order. Forms that
+  do not read the sparsity at the end need none.
   """
   sparsity = np.broadcast_to(np.float64(sparsity), loss.shape)
   groups = None if groups is None else np.asarray(groups)
@@ -166,13 +164,7 @@ def check_level(level: float) -> None:
 def check(
   parameters, tokens, loss, n_coefficients: int = N_COEFFICIENTS
 ) -> dict[str, np.ndarray]:
-  """The three columns as float64 arrays.
-
-  Raises:
-    ValueError: for columns that are not of one length, for fewer rows than
-      coefficients, and for a value that is not positive and finite, naming
-      the data row, counted from 1.
-  """
+  """Three columns as float64; a ValueError names the row that is wrong."""
   given = {'parameters': parameters, 'tokens': tokens, 'loss': loss}
   columns = {k: np.array(v, dtype=np.float64) for k, v in given.items()}
   shapes = {name: values.shape for name, values in columns.items()}
@@ -192,12 +184,7 @@ def check(
 
 
 def check_sparsity(sparsity, shape: tuple[int, ...]) -> np.ndarray:
-  """Sparsities as float64.
-
-  Raises:
-    ValueError: for another shape, and for a value outside [0, 1), naming the
-      data row.
-  """
+  """Sparsities as float64; a ValueError names the row that is wrong."""
   sparsity = np.asarray(sparsity, np.float64)
   if sparsity.shape != shape:
     raise ValueError(f'sparsity of shape {sparsity.shape}: not {shape}')

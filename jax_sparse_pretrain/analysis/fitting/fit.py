@@ -10,14 +10,14 @@ import dataclasses
 import functools
 import json
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jax_sparse_pretrain.analysis.fitting import design as designs
 from jax_sparse_pretrain.analysis.fitting import grid, identification, search
 from jax_sparse_pretrain.analysis.fitting.bootstrap import Bootstrap, bootstrap
-from jax_sparse_pretrain.analysis.fitting.forms import Form, Law
+from jax_sparse_pretrain.analysis.fitting.forms import Form
 from jax_sparse_pretrain.analysis.fitting.intervals import profile_intervals
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.fitting.objective import huber, objective
@@ -138,14 +138,8 @@ class ScalingLawFit:
       )
     return dict(self._profiles[level])
 
-  def interaction(
-    self, level: float = 0.95
-  ) -> identification.Interaction | None:
-    """Of N and D beyond the law, 0 where it holds; None if not to be told.
-
-    Raises:
-      ValueError: for a level outside (0, 1).
-    """
+  def interaction(self, level: float = 0.95):
+    """Of N and D beyond the law; 0 where it holds, None if not to be told."""
     designs.check_level(level)
     return identification.interaction(
       self.law, self.parameters, self.tokens, self.residuals, level
@@ -251,24 +245,9 @@ def fit_scaling_law(
 
 
 def fit_form(
-  form: Form,
-  parameters,
-  sparsity,
-  tokens,
-  loss,
-  *,
-  delta: float = 1e-3,
+  form: Form, parameters, sparsity, tokens, loss, *, delta: float = 1e-3
 ) -> 'FormFit':
-  """Fits any form of the law.
-
-  Args:
-    form: the law; its bounds are those of its exponents, and sizes are at
-      least 0.
-    parameters: of each run, of the kind that the form reads, (m,).
-    sparsity: at the end, in [0, 1), (m,).
-    tokens: of each run, (m,).
-    loss: measured, in nats, (m,).
-    delta: where the Huber loss turns from a parabola to a line, in log loss.
+  """Fits any form of the law; N is of the kind that the form reads.
 
   Raises:
     ValueError: for fewer runs than coefficients, columns of different
@@ -289,20 +268,19 @@ class FormFit(NamedTuple):
     law: the law; of laws that fit equally well, that of least squared error.
     objective: sum of Huber losses.
     coefficients: its sizes and exponents, as the form names them, (k,).
-    others: those of a law that fits as well, likewise; the same if there is
-      none.
+    others: those of a law that fits as well; the same if there is none.
     theta: the coefficients in the units of the design, (k,).
   """
 
   form: Form
-  law: Law
+  law: Any
   objective: float
   coefficients: np.ndarray
   others: np.ndarray
   theta: np.ndarray
 
   @property
-  def other(self) -> Law | None:
+  def other(self):
     """A law that fits as well and predicts otherwise."""
     is_alone = self.others is self.coefficients
     return None if is_alone else self.form.law(*map(float, self.others))
@@ -321,13 +299,7 @@ class FormFit(NamedTuple):
 def optimum(
   design: designs.Design, delta: float, theta: np.ndarray | None = None
 ) -> FormFit:
-  """The law of least objective.
-
-  Args:
-    design: the data.
-    delta: where the Huber loss turns from a parabola to a line.
-    theta: an optimum found otherwise, (k,), in the units of the design.
-  """
+  """The law of least objective; `theta` is an optimum found otherwise."""
   if theta is None:
     theta, least = search.lowest(design.problem, delta)
   else:

@@ -16,7 +16,7 @@ that coefficient, which is then profiled over.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,12 +36,6 @@ OF_DENSITY = (0.0, 10.0)
 Terms = Mapping[str, Mapping[str, np.ndarray]]
 
 
-class Law(Protocol):
-  """What a form makes of its coefficients."""
-
-  def as_dict(self) -> dict[str, float]: ...
-
-
 class Form(NamedTuple):
   """A law as a sum of terms, each a size times powers of counts.
 
@@ -53,7 +47,7 @@ class Form(NamedTuple):
     terms: (N, s, D), each (m,) -> size -> exponent -> the count of which the
       size is divided by this power.
     bounds: lowest and highest value of each exponent.
-    law: (*sizes, *exponents) -> the law.
+    law: (*sizes, *exponents) -> the law, which has `as_dict`.
   """
 
   name: str
@@ -62,7 +56,7 @@ class Form(NamedTuple):
   n_sparsities: int
   terms: Callable[..., Terms]
   bounds: Mapping[str, tuple[float, float]]
-  law: Callable[..., Law]
+  law: Callable[..., Any]
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -85,7 +79,7 @@ class Form(NamedTuple):
     terms = sizes[:, None] * np.exp(-np.einsum('jpm,p->jm', factors, exponents))
     return np.log(terms.sum(axis=0))
 
-  def at_bounds(self, law: Law) -> list[str]:
+  def at_bounds(self, law) -> list[str]:
     """Sentences on coefficients at a bound; sizes only reach zero."""
     sentences = []
     for name, value in law.as_dict().items():

@@ -129,11 +129,8 @@ def unidentified(
   A term of N takes three different N to tell level, size and exponent apart
   (likewise D), and says nothing where it does not fall or its exponent is at
   the bound. E is open with either term, and all are where the rows are at
-  fewer places (N, D) than there are coefficients.
-
-  Args:
-    weights: the weight of each row, (n, m); zero where a row takes no part.
-    theta: the fits, (n, k).
+  fewer places (N, D) than there are coefficients. Rows of weight (n, m) zero
+  take no part.
   """
   n_sizes, k = design.problem.n_sizes, theta.shape[1]
   few = _places(design.levels, weights) < k
@@ -175,18 +172,9 @@ def interaction(
 
   To first order: what the five coefficients could take up is projected out
   (a score test, as Tukey's one degree of freedom for non-additivity). It is
-  not robust, as the fit is: a run far off its law moves it.
-
-  Args:
-    law: the fitted one.
-    parameters: N of each run, (m,).
-    tokens: D of each run, (m,).
-    residuals: log measured less log predicted loss, (m,).
-    level: the level of the interval.
-
-  Returns:
-    None where runs are too few, or the law could take all of the product up,
-    as it does where N and D move together.
+  not robust, as the fit is: a run far off its law moves it. None where runs
+  are too few, or the law could take all of the product up, as it does where
+  N and D move together.
   """
   x, y = np.log(parameters), np.log(tokens)
   loss = law.loss(parameters, tokens)

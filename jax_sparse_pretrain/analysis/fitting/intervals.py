@@ -47,13 +47,7 @@ def profile_intervals(
 
   A side is open where no value is refused up to the bound, and where the
   values that are not refused need an exponent at its bound: then the bound
-  made the end, not the data.
-
-  Args:
-    design: the data.
-    theta: the optimum, in the units of the design, (k,).
-    delta: where the Huber loss turns from a parabola to a line.
-    level: the level of confidence, in (0, 1).
+  made the end, not the data. `theta` is the optimum, in the design's units.
   """
   problem, delta = design.problem, max(delta, SMALLEST_DELTA)
   k, n_sizes = len(theta), problem.n_sizes
@@ -73,17 +67,11 @@ def profile_intervals(
         ends[columns] = _ends(moved, points, columns, delta, threshold)
   _open_together(design, ends)
   ends[:n_sizes] *= np.exp(design.loss_pivot)
-  return {
-    name: (float(low), float(high))
-    for name, (low, high) in zip(design.form.names, ends, strict=True)
-  }
+  return dict(zip(design.form.names, map(tuple, ends.tolist()), strict=True))
 
 
 def _hopeless(design: Design) -> set[int]:
-  """Columns which two different N, or two D, can say nothing about.
-
-  All of them, if the runs are at fewer places than there are coefficients.
-  """
+  """Columns which two different N, or two D, can say nothing about."""
   k = len(design.form.names)
   if design.n_places < k:
     return set(range(k))
@@ -143,13 +131,7 @@ def _threshold(r: np.ndarray, k: int, delta: float, level: float) -> float:
   return float(square.mean() / slope.mean() * quantile**2 / 2)
 
 
-def _ends(
-  problem: Problem,
-  points: np.ndarray,
-  columns: list[int],
-  delta: float,
-  threshold: float,
-) -> np.ndarray:
+def _ends(problem, points, columns, delta, threshold) -> np.ndarray:
   """Both ends of some coefficients, (len(columns), 2); 0 or inf if open.
 
   The first of the points (k, t) is the optimum; the others are more starts.

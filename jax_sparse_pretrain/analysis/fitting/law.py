@@ -105,11 +105,7 @@ class ScalingLaw:
 
   @classmethod
   def from_dict(cls, values: Mapping[str, float]) -> 'ScalingLaw':
-    """The inverse of `as_dict`.
-
-    Raises:
-      ValueError: if the keys are not the names of the coefficients.
-    """
+    """The inverse of `as_dict`; a ValueError for other names."""
     names = {field.name for field in dataclasses.fields(cls)}
     if set(values) != names:
       raise ValueError(

@@ -115,20 +115,18 @@ def objective(theta: np.ndarray, problem: Problem, delta: float) -> np.ndarray:
 
 
 def derivatives(theta, problem, delta, weights, with_metric, squares=0.0):
-  """f, its gradient, its Hessian and the metric.
+  """f, its gradient, its Hessian and the metric, or None in its place.
 
   With h the gradient of s, r the residuals and psi = huber'(r):
     gradient = -sum w psi h / s
     Hessian = sum w (psi' + psi) h h^T / s^2 - sum w psi s'' / s
     metric = sum w min(1, delta / |r|) h h^T / s^2.
+  `squares` is a weight of r^2 / 2, which is added to the Huber loss.
 
   Args:
     theta: the laws, (n, k).
     problem: the data, m rows.
-    delta: where the Huber loss turns from a parabola to a line.
     weights: the weight of each row, (n, m).
-    with_metric: whether to compute it; it is None otherwise.
-    squares: weight of r^2 / 2, which is added to the Huber loss.
   """
   powers = problem.powers(theta)
   s = problem.predicted(theta, powers)
@@ -211,9 +209,8 @@ class _Sums:
     # Of each entry of h: its terms, with their factor and their size, if any.
     parts = [[(j, None, None)] for j in range(n_sizes)]
     for p in range(n_exponents):
-      parts.append(
-        [(j, self.names[j, p], j) for j in range(n_sizes) if self._has(j, p)]
-      )
+      holders = [j for j in range(n_sizes) if p in self.active[j]]
+      parts.append([(j, self.names[j, p], j) for j in holders])
     self.slopes = _Entries(
       self.n,
       [
@@ -276,9 +273,6 @@ class _Sums:
       [np.prod([one, *(factors[a] for a in key)], axis=0) for key in keys],
       axis=-1,
     )
-
-  def _has(self, j: int, p: int) -> bool:
-    return p in self.active[j]
 
   def _place(self, parts) -> tuple[int, int]:
     """Row and column of a product of parts."""

@@ -54,14 +54,9 @@ def moderate(problem: Problem, delta: float) -> np.ndarray:
 def ranked(
   problem: Problem, delta: float, exponents: np.ndarray | None = None
 ) -> np.ndarray:
-  """Points of a grid of exponents with their best sizes: (g, k).
+  """Points of a grid of exponents (g, p) with their best sizes: (g, k).
 
   The point of least objective comes first.
-
-  Args:
-    problem: the data.
-    delta: where the Huber loss turns from a parabola to a line.
-    exponents: (g, p); those of `grid` by default.
   """
   exponents = grid(problem) if exponents is None else exponents
   moments, targets = _moments(problem, exponents, np.ones((1, len(problem.z))))
@@ -78,12 +73,8 @@ def projected(
 
   Only points whose sizes come out positive unconstrained are looked at, which
   is a formula instead of a search. Next to an optimum on a bound there are
-  such points too; a problem that has none gets `otherwise`.
-
-  Args:
-    problem: the data, m rows.
-    weights: the weight of each row, (n, m).
-    otherwise: start of last resort, (k,).
+  such points too; a problem that has none gets `otherwise`, (k,). Rows have
+  weights (n, m).
   """
   exponents = _product(coarse_axes(problem))
   moments, targets = _moments(problem, exponents, weights)
@@ -120,10 +111,8 @@ def _moments(problem, exponents, weights):
   n, g = len(weights), len(exponents)
   moments = weights @ pairs.reshape(g * n_sizes**2, -1).T
   targets = weights @ columns.transpose(1, 0, 2).reshape(g * n_sizes, -1).T
-  return (
-    moments.reshape(n, g, n_sizes, n_sizes),
-    targets.reshape(n, g, n_sizes),
-  )
+  shape = (n, g, n_sizes)
+  return moments.reshape(*shape, n_sizes), targets.reshape(shape)
 
 
 def _nonnegative(moments, targets):
@@ -232,27 +221,19 @@ def settled(
 ) -> np.ndarray | None:
   """Of fits as good as this optimum (k,), that of least squared error.
 
-  Returns:
-    Its theta; None if there is no other fit as good.
+  None if there is no other fit as good.
   """
   if _is_pinned(problem, delta, theta):
     return None
-  traced, _ = descend(
-    theta[None],
-    problem,
-    delta,
-    tolerance=FLAT_TOLERANCE,
-    squares=TRACE,
-    steps=TRACE_STEPS,
-  )
+  flat = {'tolerance': FLAT_TOLERANCE}
+  trace = {**flat, 'squares': TRACE, 'steps': TRACE_STEPS}
+  traced, _ = descend(theta[None], problem, delta, **trace)
   before, after = residuals(np.stack([theta, traced[0]]), problem)
   if np.abs(after - before).max() < NOTICED:
     return None
   found = theta[None]
   for squares in SQUARES:
-    found, _ = descend(
-      found, problem, delta, tolerance=FLAT_TOLERANCE, squares=squares
-    )
+    found, _ = descend(found, problem, delta, **flat, squares=squares)
   costs = objective(np.stack([theta, found[0]]), problem, delta)
   return found[0] if costs[1] <= costs[0] * (1 + LEVEL) else None
 

@@ -30,13 +30,9 @@ CHUNK_ELEMENTS = 60_000
 
 
 def minimise(
-  theta: np.ndarray,
-  problem: Problem,
-  delta: float,
-  weights: np.ndarray | None = None,
-  fixed: np.ndarray | None = None,
+  theta: np.ndarray, problem: Problem, delta: float, weights=None, fixed=None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Local optima of a batch of problems.
+  """Local optima of a batch of problems, (n, k), and their objectives, (n,).
 
   A delta far below the residuals is approached from theirs by factors of
   ten: the objective is then nearly piecewise linear, and a Newton step from
@@ -49,9 +45,6 @@ def minimise(
     delta: where the Huber loss turns from a parabola to a line, in log loss.
     weights: the weight of each row, (n, m); ones by default.
     fixed: coefficients to hold, (n, k); none by default.
-
-  Returns:
-    The optima, (n, k), and their objectives, (n,).
   """
   is_one = theta.ndim == 1
   if is_one:
@@ -71,8 +64,8 @@ def descend(
   theta: np.ndarray,
   problem: Problem,
   delta: float,
-  weights: np.ndarray | None = None,
-  fixed: np.ndarray | None = None,
+  weights=None,
+  fixed=None,
   tolerance: float = TOLERANCE,
   *,
   squares: float = 0.0,
@@ -82,17 +75,14 @@ def descend(
   """Projected Newton steps, damped where they would not go down.
 
   The damping metric is the Hessian of the quadratic that bounds each Huber
-  term from above: positive, and of the same units as the step.
+  term from above: positive, and of the same units as the step. Takes and
+  returns what `minimise` does.
 
   Args:
-    theta, problem, delta, weights, fixed: as for `minimise`; theta is (n, k).
     tolerance: part of the objective that a step must gain to be taken.
     squares: weight of r^2 / 2, which is added to the Huber loss.
     steps: how many to take at most.
     is_one: whether all starts are the same.
-
-  Returns:
-    As `minimise`.
   """
   n, m = len(theta), len(problem.z)
   weights = np.broadcast_to(1.0, (n, m)) if weights is None else weights
@@ -193,22 +183,11 @@ def _evaluate(
 ) -> _Point:
   """Derivatives at theta (n, k), a chunk of problems at a time."""
   size = max(1, CHUNK_ELEMENTS // len(problem.z))
-  parts = [
-    derivatives(
-      theta[i : i + size],
-      problem,
-      delta,
-      weights[active[i : i + size]],
-      with_metric,
-      squares,
-    )
-    for i in range(0, len(theta), size)
-  ]
-  f, gradient, hessian, metric = zip(*parts, strict=True)
-  return _Point(
-    theta,
-    np.concatenate(f),
-    np.concatenate(gradient),
-    np.concatenate(hessian),
-    np.concatenate(metric) if with_metric else None,
-  )
+  parts = []
+  for i in range(0, len(theta), size):
+    some = weights[active[i : i + size]]
+    points = theta[i : i + size], problem, delta, some
+    parts.append(derivatives(*points, with_metric, squares))
+  *always, metric = zip(*parts, strict=True)
+  metric = np.concatenate(metric) if with_metric else None
+  return _Point(theta, *map(np.concatenate, always), metric)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -63,9 +62,7 @@ def _plot_one(axes: Axes, name: str, value: float, resamples, ends) -> None:
     style.log_axis(axes.xaxis, low, high, write)
   else:
     axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(
-      ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
-    )
+    axes.xaxis.set_major_locator(style.few_ticks())
   bins = (np.geomspace if is_log else np.linspace)(low, high, 61)
   counts, _ = np.histogram(resamples, bins)
   axes.stairs(counts, bins, fill=True, color=style.FILL)
@@ -107,28 +104,17 @@ def _plot_interval(axes: Axes, height: float, start, end, colour) -> None:
   inside = max(start, low), min(end, high)
   axes.plot(inside, [height] * 2, color=colour, linewidth=2.2)
   marks = '<' if start < low else '|', '>' if end > high else '|'
+  how = {'markersize': 6, 'markeredgewidth': 1.6, 'clip_on': False}
   for edge, marker in zip(inside, marks, strict=True):
-    axes.plot(
-      edge,
-      height,
-      color=colour,
-      marker=marker,
-      markersize=6,
-      markeredgewidth=1.6,
-      clip_on=False,
-    )
+    axes.plot(edge, height, color=colour, marker=marker, **how)
 
 
 def _add_legend(figure: Figure, kinds: Iterable[str], level: float) -> None:
-  figure.legend(
-    [Line2D([], [], color=COLOURS[kind], linewidth=2.2) for kind in kinds],
-    list(kinds),
-    title=f'{percent(level)} intervals',
-    title_fontsize=style.SMALL,
-    loc='outside upper right',
-    ncols=2,
-    borderaxespad=0.2,
-  )
+  lines = [Line2D([], [], color=COLOURS[kind], linewidth=2.2) for kind in kinds]
+  title = {'title': f'{percent(level)} intervals'}
+  title['title_fontsize'] = style.SMALL
+  place = {'loc': 'outside upper right', 'ncols': 2, 'borderaxespad': 0.2}
+  figure.legend(lines, list(kinds), **title, **place)
 
 
 def _plot_correlations(axes: Axes, names: list[str], values) -> None:

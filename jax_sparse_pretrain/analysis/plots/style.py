@@ -1,4 +1,4 @@
-"""What all pictures share: size, colours, axes, and saving."""
+"""What all pictures share: size, colours, axes, labels and saving."""
 
 import io
 import os
@@ -10,10 +10,18 @@ from matplotlib import patheffects, ticker
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import (
+  Colormap,
+  LinearSegmentedColormap,
+  Normalize,
+  to_rgb,
+  to_rgba,
+)
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from jax_sparse_pretrain.text import short, signed
+from jax_sparse_pretrain.text import percent, short, signed
 
 WIDTH = 8.0  # inches; 1200 pixels, of which a README shows about 900
 DPI = 150
@@ -88,6 +96,16 @@ def dark(colour) -> np.ndarray:
   return colour * min(1.0, (most / max(luminance, 1e-9)) ** (1 / 2.2))
 
 
+def note(axes: Axes, text: str, at, offset, colour, **how) -> None:
+  """Small text some points beside a place, in a colour that can be read."""
+  how |= {'color': dark(colour), 'fontsize': SMALL, 'xytext': offset}
+  axes.annotate(text, at, textcoords='offset points', **how)
+
+
+# For text over curves.
+OVER = {'path_effects': HALO, 'zorder': 5}
+
+
 def log_axis(
   axis: Axis, low: float, high: float, write: Callable[[float], str] = short
 ) -> None:
@@ -96,12 +114,17 @@ def log_axis(
   axis.axes.set(**{f'{axis.axis_name}lim': (low, high)})
   decades = np.log10(high / low)
   if decades < 1:
-    axis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_locator(few_ticks())
   else:
     subs = (1, 2, 5) if decades < 2 else (1, 3) if decades < 3.6 else (1,)
     axis.set_major_locator(ticker.LogLocator(subs=subs, numticks=8))
   axis.set_minor_locator(ticker.NullLocator())
   write_ticks(write, axis)
+
+
+def few_ticks() -> ticker.Locator:
+  """About five round ones on a linear axis."""
+  return ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
 
 
 def write_ticks(write: Callable[[float], str], *axes: Axis) -> None:
@@ -138,3 +161,124 @@ def rendered(figure: Figure, kind: str) -> bytes:
   with matplotlib.rc_context(_SAVING):
     figure.savefig(file, format=kind, metadata=_METADATA[kind])
   return file.getvalue()
+
+
+def label_ends(axes: Axes, heights, texts, colours, inches: float) -> None:
+  """Text beside the right edge at these heights, moved apart to be legible.
+
+  The axes have their limits set, and are about so many inches high.
+  """
+  # Also among those beyond an end, the order stays that of the heights.
+  order = np.argsort(heights, kind='stable')
+  inside = np.clip(np.asarray(heights)[order], *axes.get_ylim())
+  points = np.column_stack([np.full(len(inside), axes.get_xlim()[0]), inside])
+  to_fraction = axes.transScale + axes.transLimits
+  places = apart(to_fraction.transform(points)[:, 1], 1.3 * SMALL / 72 / inches)
+  for place, i in zip(places, order.tolist(), strict=True):
+    how = {'xycoords': 'axes fraction', 'va': 'center'}
+    note(axes, texts[i], (1, place), (4, 0), colours[i], **how)
+
+
+def label_curves(
+  axes: Axes, x: np.ndarray, curves, texts, colours, inches: float
+) -> None:
+  """Names falling curves beside the right edge, or where they leave below.
+
+  The axes have their limits set, of which `x`, of every curve, reaches the
+  right one, and are about so many inches high.
+  """
+  bottom = axes.get_ylim()[0]
+  stay = [i for i, y in enumerate(curves) if y[-1] >= bottom]
+  if stay:
+    ends = ((curves[i][-1], texts[i], colours[i]) for i in stay)
+    label_ends(axes, *zip(*ends, strict=True), inches)
+  for i in sorted(set(range(len(curves))) - set(stay)):
+    seen = np.flatnonzero(curves[i] >= bottom)
+    if len(seen):
+      at, how = (x[seen[-1]], bottom), {'ha': 'right', 'va': 'bottom'}
+      note(axes, texts[i], at, (-3, 2), colours[i], **how, **OVER)
+
+
+def apart(places: np.ndarray, gap: float) -> np.ndarray:
+  """Places in [0, 1], no two nearer than the gap, with little moved.
+
+  Groups of places that collide are spread about their common mean, and kept
+  in [0, 1] if there is room.
+  """
+  order = np.argsort(places, kind='stable')
+  groups: list[list[float]] = []
+  for place in places[order].tolist():
+    groups.append([place])
+    while len(groups) > 1 and (
+      _spread(groups[-1], gap)[0] - _spread(groups[-2], gap)[-1] < gap
+    ):
+      last = groups.pop()
+      groups[-1] += last
+  result = np.empty(len(places))
+  result[order] = np.concatenate([_spread(group, gap) for group in groups])
+  return result
+
+
+def _spread(group: Sequence[float], gap: float) -> np.ndarray:
+  half = gap * (len(group) - 1) / 2
+  middle = np.clip(np.mean(group), half, 1 - half) if half < 0.5 else 0.5
+  return middle + np.linspace(-half, half, len(group))
+
+
+# More of them are read off a colour bar.
+MOST_IN_LEGEND = 7
+DIGITS = 3
+POINT = {'s': 24, 'linewidths': 0.5, 'edgecolors': 'white', 'zorder': 3}
+
+
+def _known(sparsity: np.ndarray) -> np.ndarray:
+  """Different ones; between sizes of models they differ by a weight."""
+  return np.unique(np.round(sparsity[~np.isnan(sparsity)], DIGITS))
+
+
+def varies(sparsity: np.ndarray) -> bool:
+  """Whether two runs have known and different sparsities."""
+  return len(_known(sparsity)) > 1
+
+
+def sparsity_colours(sparsity: np.ndarray) -> np.ndarray:
+  """(n, 4): grey where it is not known, all blue if it does not vary."""
+  if not varies(sparsity):
+    return np.tile(to_rgba(BLUE), (len(sparsity), 1))
+  known = ~np.isnan(sparsity)
+  result = np.tile(to_rgba(GREY), (len(sparsity), 1))
+  result[known] = shades(sparsity[known])
+  return result
+
+
+def add_legend(where: Figure | Axes, sparsity: np.ndarray, **place) -> None:
+  """Names the colours of points, if they differ, in a legend at `place`.
+
+  Many sparsities get a colour bar beside the figure instead.
+  """
+  known = _known(sparsity)
+  if len(known) > MOST_IN_LEGEND:
+    _add_bar(where.get_figure(), known)
+  elif len(known) > 1:
+    where.legend(
+      [
+        Line2D([], [], linestyle='', marker='o', color=colour, markersize=5.5)
+        for colour in sparsity_colours(known)
+      ],
+      list(map(percent, known)),
+      title='sparsity at the end',
+      title_fontsize=SMALL,
+      alignment='left',
+      handletextpad=0.1,
+      columnspacing=1.0,
+      ncols=len(known),
+      **place,
+    )
+
+
+def _add_bar(figure: Figure, known: np.ndarray) -> None:
+  scale = ScalarMappable(Normalize(known[0], known[-1]), sequential())
+  bar = figure.colorbar(scale, ax=figure.axes, aspect=40, pad=0.02)
+  write_ticks(percent, bar.ax.yaxis)
+  bar.set_label('sparsity at the end')
+  bar.outline.set_visible(False)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jax_sparse_pretrain import storage
-from jax_sparse_pretrain.analysis.plots import labels, style
+from jax_sparse_pretrain.analysis.plots import style
 from jax_sparse_pretrain.analysis.training_log import (
   Phase,
   Run,
@@ -116,13 +116,9 @@ def _plot_counts(axes: Axes, run: Run) -> None:
   header = run.past.header
   dense = header.linear_parameters
   starts = [row.step * header.tokens_per_step for row in run.past.rows]
-  axes.stairs(
-    [row.nonzero for row in run.past.rows],
-    [*starts, run.tokens],
-    baseline=None,
-    color=style.VERMILION,
-    linewidth=1.8,
-  )
+  counts, line = [row.nonzero for row in run.past.rows], {'linewidth': 1.8}
+  line |= {'baseline': None, 'color': style.VERMILION}
+  axes.stairs(counts, [*starts, run.tokens], **line)
   axes.set_ylim(0, 1.2 * dense)
   axes.set_ylabel('nonzero linear parameters')
   if not change_steps(run.past):
@@ -137,38 +133,29 @@ def _plot_counts(axes: Axes, run: Run) -> None:
     return f'{_short(count)} ({percent(count / dense, ".1f")})'
 
   when = 'at the end' if run.completed else 'so far'
-  _name(
-    axes,
-    [
-      (dense, f'dense N = {_short(dense)}', style.GREY),
-      (average, f'N_avg = {written(average)}', style.INK),
-      (final, f'{when} {written(final)}', style.VERMILION),
-    ],
-  )
+  lines = [
+    (dense, f'dense N = {_short(dense)}', style.GREY),
+    (average, f'N_avg = {written(average)}', style.INK),
+    (final, f'{when} {written(final)}', style.VERMILION),
+  ]
+  _name(axes, lines)
 
 
 def _name(axes: Axes, lines: list[tuple[float, str, str]]) -> None:
   """Height, text and colour of each: beside the axes, where no curve is."""
   if lines:
-    labels.label_ends(axes, *zip(*lines, strict=True), inches=2.2)
+    style.label_ends(axes, *zip(*lines, strict=True), inches=2.2)
 
 
 def _shade_phases(loss_axes: Axes, count_axes: Axes, run: Run) -> None:
   spans = phases(run)
   for phase in spans:
+    how = {'color': COLOURS[phase.name], 'alpha': 0.14}
     for axes in (loss_axes, count_axes):
-      colour = COLOURS[phase.name]
-      axes.axvspan(
-        phase.start, phase.end, color=colour, alpha=0.14, linewidth=0, zorder=0
-      )
+      axes.axvspan(phase.start, phase.end, **how, linewidth=0, zorder=0)
+  above = {'transform': loss_axes.get_xaxis_transform(), 'ha': 'center'}
   for phase in _nameable(spans, 0.1 * run.tokens):
-    loss_axes.text(
-      _centre(phase),
-      1.02,
-      phase.name,
-      transform=loss_axes.get_xaxis_transform(),
-      ha='center',
-    )
+    loss_axes.text(_centre(phase), 1.02, phase.name, **above)
 
 
 def _nameable(spans: Sequence[Phase], room: float) -> list[Phase]:

@@ -1,13 +1,20 @@
-"""Groups of flags that several verbs share, and what they ask for."""
+"""Groups of flags that several verbs share, and what they ask for.
+
+A law is a file that `fit` wrote, or five numbers.
+"""
 
 import dataclasses
 import inspect
+import json
+import os
+import pathlib
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from jax_sparse_pretrain import analysis
 from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain import text as text_lib
 from jax_sparse_pretrain.analysis.command import (
   AnyInteger,
   From,
@@ -137,11 +144,14 @@ class AskedResamples:
     groups = runs.labels(self.group) if self.group else None
     if not self.bootstrap:
       return None
-    return {
-      'n_resamples': self.bootstrap,
-      'seed': self.seed,
-      'groups': groups,
-    }
+    asked = {'n_resamples': self.bootstrap, 'seed': self.seed}
+    return {**asked, 'groups': groups}
+
+
+def check_level(level: float) -> None:
+  from jax_sparse_pretrain.analysis.fitting import design
+
+  design.check_level(level)
 
 
 def check_not_negative(**values: int) -> None:
@@ -151,14 +161,9 @@ def check_not_negative(**values: int) -> None:
 
 
 class KnownLaw(NamedTuple):
-  """A fit and how well its law is known.
+  """A fit, its bootstrap and the arguments of that, or None, and intervals.
 
-  Attributes:
-    fit: the fit.
-    resampling: the arguments of its bootstrap; None without one.
-    resamples: the bootstrap; None without one.
-    intervals: 'profile' and 'bootstrap' -> coefficient -> interval.
-    warnings: sentences of the fit and of the resamples.
+  The intervals are 'profile' and 'bootstrap' -> coefficient -> interval.
   """
 
   fit: Any
@@ -175,15 +180,13 @@ def fit_with_intervals(
   resamples: AskedResamples,
   level: float,
 ) -> KnownLaw:
-  resampling = resamples.of(runs)
+  resampling, drawn = resamples.of(runs), None
   fit = law.fit(asked, runs)
-  intervals = {'profile': fit.intervals(level)}
-  said = fit.warnings_at(level)
-  if resampling is None:
-    return KnownLaw(fit, None, None, intervals, said)
-  drawn = fit.bootstrap(**resampling)
-  intervals['bootstrap'] = drawn.intervals(level)
-  said = (*said, *drawn.warnings_at(level))
+  intervals, said = {'profile': fit.intervals(level)}, fit.warnings_at(level)
+  if resampling:
+    drawn = fit.bootstrap(**resampling)
+    intervals['bootstrap'] = drawn.intervals(level)
+    said += drawn.warnings_at(level)
   return KnownLaw(fit, resampling, drawn, intervals, said)
 
 
@@ -222,11 +225,7 @@ class AskedSchedule:
     return self != AskedSchedule()
 
   def average(self):
-    """What the schedule plans, an `Average`; None if no flag was given.
-
-    Raises:
-      ValueError: naming the flag.
-    """
+    """What the schedule plans, an `Average`; None if no flag was given."""
     if not self.is_given:
       return None
     for name in ('linear_parameters', 'sparsity'):
@@ -239,11 +238,7 @@ class AskedSchedule:
     )
 
   def plan(self) -> Plan:
-    """The plan of the keys of the config's `pruning`.
-
-    Raises:
-      ValueError: by the checks of the config, with the names of the flags.
-    """
+    """The plan, checked as a config is; an error names the flag."""
     from jax_sparse_pretrain.analysis.rounding import check_one_shot
 
     names = ('sparsity', 'start', 'end', 'unit', 'every', 'schedule', 'power')
@@ -258,3 +253,101 @@ class AskedSchedule:
       return plan(steps=self.steps, dense_steps=self.dense_steps, **asked)
     except ValueError as error:
       raise ValueError(f'the schedule does not fit: {error}') from None
+
+
+# The resampling of files that `ScalingLawFit.to_json` alone has written.
+DEFAULT_RESAMPLING = {'n_resamples': 4000, 'seed': 0}
+NUMBERS = 'E=1.8,A=480,B=2100,alpha=0.35,beta=0.37'
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenLaw:
+  """A law and the parameters that its N counts; a fit, but for numbers.
+
+  The resampling is the arguments of its bootstrap; None if it had none.
+  """
+
+  law: 'analysis.ScalingLaw'
+  kind: str = 'average'
+  fit: 'analysis.ScalingLawFit | None' = None
+  resampling: Mapping[str, Any] | None = None
+
+  def bootstrap(self):
+    """The resamples of the fit, drawn once more as they were; or None."""
+    if self.fit is None or self.resampling is None:
+      return None
+    return self.fit.bootstrap(**self.resampling)
+
+
+@dataclasses.dataclass(frozen=True)
+class AskedLaw:
+  """The law on the command line.
+
+  Attributes:
+    law: a file that fit has written, or numbers:
+      E=1.8,A=480,B=2100,alpha=0.35,beta=0.37.
+  """
+
+  law: str
+
+  def read(self) -> GivenLaw:
+    return read_law(self.law)
+
+
+def read_law(text: str) -> GivenLaw:
+  """The law that `--law` stands for; an error names the file or number."""
+  if os.path.isfile(text):
+    return _from_file(pathlib.Path(text))
+  if '=' not in text:
+    raise ValueError(f'--law = {text}: no such file, nor numbers: {NUMBERS}')
+  pairs = [part.partition('=') for part in text.split(',')]
+  names = [name.strip() for name, _, _ in pairs]
+  try:
+    values = [float(value) for _, _, value in pairs]
+    if len(set(names)) < len(names):
+      raise ValueError('a coefficient is there twice')
+    law = dict(zip(names, values, strict=True))
+    return GivenLaw(analysis.ScalingLaw.from_dict(law))
+  except ValueError as error:
+    raise ValueError(
+      f'--law = {text}: {error}; expected numbers: {NUMBERS}'
+    ) from None
+
+
+def _from_file(path: pathlib.Path) -> GivenLaw:
+  try:
+    text = path.read_text()
+    fit, about = analysis.ScalingLawFit.from_json(text), json.loads(text)
+  except ValueError as error:
+    raise ValueError(
+      f'--law = {path}: must be a file that fit has written: {error}'
+    ) from None
+  kind = about.get('kind', 'average')
+  resampling = about.get('resampling', DEFAULT_RESAMPLING)
+  is_right = {
+    'kind': kind in KINDS,
+    'resampling': _is_resampling(resampling, len(fit.loss)),
+  }
+  for name in is_right:
+    if not is_right[name]:
+      value = text_lib.cut(repr(about.get(name)), 60)
+      raise ValueError(
+        f'--law = {path}: {name} = {value}: is not what fit has written, or '
+        'the file was altered'
+      )
+  return GivenLaw(fit.law, kind, fit, resampling)
+
+
+def _is_resampling(value: Any, n_runs: int) -> bool:
+  match value:
+    case None:
+      return True
+    case {'n_resamples': int(n), 'seed': int(seed), **others}:
+      groups = others.pop('groups', None)
+      is_right = 0 < n <= MAX_RESAMPLES and seed >= 0 and not others
+      if groups is None or not is_right:
+        return is_right
+      is_right = isinstance(groups, list) and len(groups) == n_runs
+      is_right = is_right and all(isinstance(x, str) for x in groups)
+      return is_right and len(set(groups)) > 1
+  return False

@@ -13,9 +13,11 @@ from jax_sparse_pretrain.analysis.command import Answer, From, Level, verb
 from jax_sparse_pretrain.analysis.comparison import results
 from jax_sparse_pretrain.analysis.comparison.results import ERRORS
 from jax_sparse_pretrain.analysis.runs_table import Runs
-from jax_sparse_pretrain.analysis.schedule_table import read_scheduled
-from jax_sparse_pretrain.analysis.verbs.arguments import AskedRuns, check_delta
-from jax_sparse_pretrain.analysis.verbs.fit_and_predict import check_level
+from jax_sparse_pretrain.analysis.verbs.arguments import (
+  AskedRuns,
+  check_delta,
+  check_level,
+)
 from jax_sparse_pretrain.text import UNKNOWN, known
 
 
@@ -64,12 +66,9 @@ def render(comparison) -> str:
     parts.append(_biases(comparison))
   laws = []
   for law in comparison.laws:
-    laws.append(f'{law.name}: L = {law.formula}')
-    pairs = (
-      f'{name}={text.significant(value)}'
-      for name, value in law.coefficients.items()
-    )
-    laws.append('  ' + ', '.join(pairs))
+    values = law.coefficients.items()
+    pairs = (f'{name}={text.significant(value)}' for name, value in values)
+    laws += [f'{law.name}: L = {law.formula}', '  ' + ', '.join(pairs)]
   parts.append('\n'.join(map(_filled, laws)))
   return '\n\n'.join([*parts, _filled(results.verdict(comparison))])
 
@@ -77,11 +76,8 @@ def render(comparison) -> str:
 def _biases(comparison) -> str:
   names = [law.name for law in comparison.laws]
   rows = [
-    [
-      f'{biases[0].sparsity:g}',
-      str(biases[0].n_runs),
-      *(f'{each.in_sample:+z.3f}' for each in biases),
-    ]
+    [f'{biases[0].sparsity:g}', str(biases[0].n_runs)]
+    + [f'{each.in_sample:+z.3f}' for each in biases]
     for biases in zip(*(law.bias for law in comparison.laws), strict=True)
   ]
   title = 'Bias over sparsity: mean of log predicted - log measured loss'
@@ -90,12 +86,8 @@ def _biases(comparison) -> str:
 
 def _filled(line: str) -> str:
   indent = ' ' * (len(line) - len(line.lstrip()) + 2)
-  return textwrap.fill(
-    line,
-    text.terminal_width(),
-    subsequent_indent=indent,
-    break_on_hyphens=False,
-  )
+  options = {'subsequent_indent': indent, 'break_on_hyphens': False}
+  return textwrap.fill(line, text.terminal_width(), **options)
 
 
 def _write_laws(path: pathlib.Path, comparison) -> None:
@@ -143,15 +135,14 @@ def rank(
       f'--start = {start:g}, --end = {end:g}: no such schedule, in fractions '
       f'of compute; there are, in %, {", ".join(sorted(every))}'
     )
+  noise_data = None
+  if floor:
+    noise_data = dataclasses.asdict(floor)
+    noise_data['dof'] = floor.dof if floor.groups else None
   data = {
     'asked': [start, end],
     'level': level,
-    'noise': floor
-    and {
-      'sd': floor.sd,
-      'dof': floor.dof if floor.groups else None,
-      'groups': floor.groups,
-    },
+    'noise': noise_data,
     'rankings': [
       {
         **dataclasses.asdict(ranking),
@@ -174,11 +165,10 @@ def rank_runs(
   level: float,
   schedule: tuple[float, float] = (0.25, 0.75),
 ) -> tuple[list, Any]:
-  """The rankings of the one table given, and the noise of its losses or None.
+  """Rankings of the one table given, and the noise of its losses or None."""
+  # Only here, so that --help answers at once.
+  from jax_sparse_pretrain.analysis.ranking import read_scheduled
 
-  Raises:
-    ValueError: naming the flag or the file.
-  """
   if len(asked.paths) != 1 or storage.as_path(asked.paths[0]).is_dir():
     raise ValueError(
       'PATH: give one table: the runs.csv of a sweep, or one with the columns '
@@ -186,8 +176,8 @@ def rank_runs(
     )
   path = storage.as_path(asked.paths[0])
   derived = [each.partition('=')[0].strip() for each in asked.column]
-  found = read_scheduled(path, asked.load, derived)
-  if found.runs is None:
+  columns, runs = read_scheduled(path, asked.load, derived)
+  if runs is None:
     for name in ('column', 'where', 'drop_highest_loss', 'unfinished'):
       if getattr(asked, name):
         raise ValueError(f'--{name}: {path} is no table of runs')
@@ -197,9 +187,8 @@ def rank_runs(
       floor = analysis.Noise(noise)
     except ValueError as error:
       raise ValueError(f'--noise: {error}') from None
-  elif found.runs is not None:
-    floor = analysis.replicate_noise(found.runs)
-  columns = (found.start, found.end, found.sparsity, found.loss, found.seed)
+  elif runs is not None:
+    floor = analysis.replicate_noise(runs)
   return analysis.rank_schedules(*columns, schedule, floor, level), floor
 
 
@@ -255,11 +244,7 @@ class AskedArms:
   reference: str
 
   def contrasts(self, runs: Runs) -> list:
-    """The contrasts of these runs.
-
-    Raises:
-      ValueError: naming the flag.
-    """
+    """The contrasts of these runs; an error names the flag."""
     from jax_sparse_pretrain.analysis.contrasts import read_places
 
     for name, value in vars(self).items():

@@ -14,10 +14,11 @@ from jax_sparse_pretrain.analysis.verbs.arguments import (
   AskedResamples,
   AskedRuns,
   AskedSchedule,
+  GivenLaw,
+  check_level,
+  read_law,
 )
 from jax_sparse_pretrain.analysis.verbs.compare_runs import AskedArms, rank_runs
-from jax_sparse_pretrain.analysis.verbs.fit_and_predict import check_level
-from jax_sparse_pretrain.analysis.verbs.given_law import GivenLaw, read_law
 from jax_sparse_pretrain.model.counts import training_flops
 
 SUFFIXES = ('.png', '.svg')
@@ -139,7 +140,7 @@ def isoflops(
     else:
       raise ValueError('--compute: must be given without runs')
     # Only here, so that --help answers at once.
-    from jax_sparse_pretrain.analysis.plots.isoflop_picture import round_budgets
+    from jax_sparse_pretrain.analysis.plots.law_picture import round_budgets
 
     compute = round_budgets(training_flops(n, d))
   law_or_fit = given.fit or given.law

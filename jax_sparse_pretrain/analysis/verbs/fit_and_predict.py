@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 
 from jax_sparse_pretrain import history, storage, text
-from jax_sparse_pretrain.analysis.averages import Average
 from jax_sparse_pretrain.analysis.command import Answer, Level, verb
 from jax_sparse_pretrain.analysis.runs_table import NAMES, Runs
 from jax_sparse_pretrain.analysis.training_log import find_workdirs, read_json
 from jax_sparse_pretrain.analysis.verbs.arguments import (
   AskedFit,
+  AskedLaw,
   AskedResamples,
   AskedRuns,
   AskedSchedule,
   KnownLaw,
+  check_level,
   fit_with_intervals,
 )
 from jax_sparse_pretrain.analysis.verbs.average_runs import Workdirs
-from jax_sparse_pretrain.analysis.verbs.given_law import AskedLaw
 from jax_sparse_pretrain.model.counts import training_flops
 from jax_sparse_pretrain.planning import MAX_STEPS
 from jax_sparse_pretrain.runs.workdir import Workdir
@@ -65,23 +65,11 @@ def fit(
   return Answer(data, '\n\n'.join(parts), known.warnings)
 
 
-def check_level(level: float) -> None:
-  from jax_sparse_pretrain.analysis.fitting import bootstrap
-
-  bootstrap.check_level(level)
-
-
 def _coefficients(known: KnownLaw, share: str) -> str:
   header = ['', 'value', *(f'{share} {kind}' for kind in known.intervals)]
   rows = [
-    [
-      name,
-      significant(value),
-      *(
-        text.interval(each[name], significant)
-        for each in known.intervals.values()
-      ),
-    ]
+    [name, significant(value)]
+    + [text.interval(x[name], significant) for x in known.intervals.values()]
     for name, value in known.fit.law.as_dict().items()
   ]
   title = f'L = E + A / N^alpha + B / D^beta, of {len(known.fit.loss)} runs'
@@ -176,18 +164,12 @@ def _planned_points(
   if planned:
     if planned.tokens is None:
       raise ValueError('--tokens_per_step: must be given to predict')
-    yield 'schedule', _size(planned, kind), planned.tokens
+    name = 'linear' if kind == 'initial' else kind
+    n = getattr(planned, f'{name}_parameters')
+    yield 'schedule', n, planned.tokens
   for path in map(storage.as_path, workdirs):
     for name, workdir in find_workdirs(path):
       yield _planned_run(Workdir(workdir), name, kind)
-
-
-def _size(average: Average, kind: str) -> float:
-  return {
-    'average': average.average_parameters,
-    'final': average.final_parameters,
-    'initial': average.linear_parameters,
-  }[kind]
 
 
 def _planned_run(files: Workdir, name: str, kind: str) -> Point:

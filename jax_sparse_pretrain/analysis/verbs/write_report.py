@@ -13,10 +13,10 @@ from jax_sparse_pretrain.analysis.verbs.arguments import (
   AskedResamples,
   AskedRuns,
   KnownLaw,
+  check_level,
   fit_with_intervals,
 )
 from jax_sparse_pretrain.analysis.verbs.draw import known_kinds
-from jax_sparse_pretrain.analysis.verbs.fit_and_predict import check_level
 from jax_sparse_pretrain.model.counts import training_flops
 
 
@@ -37,31 +37,24 @@ def report(
   """
   page = make_report(runs, law, resamples, level, title, command)
   text = report_html(page)
-  return Answer(
-    {
-      'title': title,
-      'runs': len(page.runs),
-      'fingerprint': page.runs.fingerprint,
-      'law': page.fit and page.fit.law.as_dict(),
-      'warnings': page.warnings,
-    },
-    f'{title}: {len(page.runs)} runs, {len(text):,} bytes',
-    page.warnings,
-    {'.html': lambda path: path.write_text(text, encoding='utf-8')},
-  )
+  data = {
+    'title': title,
+    'runs': len(page.runs),
+    'fingerprint': page.runs.fingerprint,
+    'law': page.fit and page.fit.law.as_dict(),
+    'warnings': page.warnings,
+  }
+  said = f'{title}: {len(page.runs)} runs, {len(text):,} bytes'
+  write = {'.html': lambda path: path.write_text(text, encoding='utf-8')}
+  return Answer(data, said, page.warnings, write)
 
 
 def make_report(
-  asked: AskedRuns,
-  law: AskedFit,
-  resamples: AskedResamples,
-  level: float,
-  title: str,
-  command: str,
+  asked: AskedRuns, law: AskedFit, resamples, level: float, title, command
 ) -> Report:
   """Fits, compares and draws."""
   # Only here, so that --help answers at once.
-  from jax_sparse_pretrain.analysis.plots import labels
+  from jax_sparse_pretrain.analysis.plots import style
 
   check_level(level)
   runs = asked.load()
@@ -71,7 +64,7 @@ def make_report(
   if len(runs) >= FEWEST_RUNS:
     known = fit_with_intervals(asked, runs, law, resamples, level)
     said += known.warnings
-  if known and labels.varies(runs.sparsity):
+  if known and style.varies(runs.sparsity):
     try:
       comparison = analysis.compare_laws(runs, delta=law.solver['delta'])
     except ValueError as error:
@@ -101,7 +94,7 @@ def _of_law(
 ) -> Iterator[Picture]:
   if known is None:
     return
-  from jax_sparse_pretrain.analysis.plots.isoflop_picture import round_budgets
+  from jax_sparse_pretrain.analysis.plots.law_picture import round_budgets
 
   fit, resamples = known.fit, known.resamples
   yield Picture(
@@ -112,10 +105,9 @@ def _of_law(
     f'fitted law, and residuals of {100 * fit.log_rmse:.2f} % on average.',
   )
   if resamples:
+    profile = known.intervals['profile']
     yield Picture(
-      analysis.plot_coefficients(
-        fit, resamples, known.intervals['profile'], level
-      ),
+      analysis.plot_coefficients(fit, resamples, profile, level),
       'Resamples (grey), estimates and intervals; right, how the '
       f'coefficients move together over {len(resamples.laws)} resamples.',
       'Histograms and intervals of E, A, B, alpha and beta, and the matrix '
@@ -153,8 +145,7 @@ def _of_kinds(runs: Runs, comparison) -> Iterator[Picture]:
 
 def _of_averages(averages: Sequence[Average]) -> Iterator[Picture]:
   if averages:
-    yield Picture(
-      analysis.plot_density(averages),
-      'Nonzero share of the linear parameters; beside it the average.',
-      f'Density of {len(averages)} runs over tokens and over compute.',
-    )
+    figure = analysis.plot_density(averages)
+    about = 'Nonzero share of the linear parameters; beside it the average.'
+    alt = f'Density of {len(averages)} runs over tokens and over compute.'
+    yield Picture(figure, about, alt)

@@ -30,13 +30,14 @@ from jax_sparse_pretrain.pruning.pruner import Apply, Pruner
 
 
 class BridgeState(NamedTuple):
-  """Attributes:
+  """What jaxpruner has to remember from step to step.
 
-  masks: {kernel: uint8[shape]}, bit-packed and flat with `use_packed_masks`;
-    empty for updaters that have none.
-  sparsities: {kernel: float32} of the last update, or one float32 for global
-    updaters.
-  count: finished steps, int32.
+  Attributes:
+    masks: {kernel: uint8[shape]}, bit-packed and flat with `use_packed_masks`;
+      empty for updaters that have none.
+    sparsities: {kernel: float32} of the last update, or one float32 for global
+      updaters.
+    count: finished steps, int32.
   """
 
   masks: dict[str, jax.Array]

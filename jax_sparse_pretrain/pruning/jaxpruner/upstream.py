@@ -31,29 +31,26 @@ def _is_structure(text: str) -> bool:
   return text.startswith('channel') or min(sizes) >= 1
 
 
-class _Option(NamedTuple):
-  allowed: str
-  holds: Callable[[Any], bool]
-
-
-_BOOL = _Option('True or False', lambda value: isinstance(value, bool))
-_POSITIVE = _Option(
+# What is allowed, and whether a value is that.
+_Option = tuple[str, Callable[[Any], bool]]
+_BOOL: _Option = 'True or False', lambda value: isinstance(value, bool)
+_POSITIVE: _Option = (
   'a positive float',
   lambda value: isinstance(value, float) and 0 < value < math.inf,
 )
 # The keys of jaxpruner's config that a user may set, for the updaters that have
 # them. Its other keys follow from our config, or ask for what a jitted step
 # cannot do (is_debug).
-_OPTIONS = {
+_OPTIONS: dict[str, _Option] = {
   'is_sparse_gradients': _BOOL,
   'skip_gradients': _BOOL,
   'use_packed_masks': _BOOL,
   'use_normalization': _BOOL,
-  'sparsity_type': _Option(
+  'sparsity_type': (
     'nm_N,M with 1 <= N <= M, block_H,W or channel_AXIS',
     lambda value: isinstance(value, str) and _is_structure(value),
   ),
-  'drop_fraction': _Option(
+  'drop_fraction': (
     'a float in (0, 1)',
     lambda value: isinstance(value, float) and 0 < value < 1,
   ),
@@ -177,10 +174,9 @@ def _check_options(registry, algorithm: str, options) -> None:
         f'options: {name!r} is none of {algorithm!r}; allowed: '
         f'{", ".join(sorted(allowed))}'
       )
-    if not _OPTIONS[name].holds(value):
-      raise ValueError(
-        f'options: {name} = {value!r}: must be {_OPTIONS[name].allowed}'
-      )
+    must_be, holds = _OPTIONS[name]
+    if not holds(value):
+      raise ValueError(f'options: {name} = {value!r}: must be {must_be}')
   if options.get('use_packed_masks') and (
     algorithm not in _CAN_PACK or options.get('is_sparse_gradients')
   ):

@@ -96,27 +96,34 @@ def _first_rows(directory, manifest, tokenizer) -> list[str]:
 
 
 def _draw(lengths: dict[str, np.ndarray], path: pathlib.Path) -> None:
+  # Matplotlib is slow to import, and only this needs it.
   from jax_sparse_pretrain.analysis.plots import style
 
-  with style.STYLE:
-    figure = style.new_figure(3.2)
-    axes = figure.subplots()
-    longest = max(int(each.max(initial=1)) for each in lengths.values())
-    edges = np.geomspace(1, longest + 1, 60)
-    colours = (style.BLUE, style.VERMILION)
-    for (split, each), colour in zip(lengths.items(), colours, strict=True):
-      label = f'{split}, {len(each):,} documents'
+  style.STYLE(_draw_histogram)(lengths, path)
+
+
+def _draw_histogram(lengths, path: pathlib.Path) -> None:
+  from jax_sparse_pretrain.analysis.plots import style
+
+  figure = style.new_figure(3.2)
+  axes = figure.subplots()
+  longest = max(int(each.max(initial=1)) for each in lengths.values())
+  edges = np.geomspace(1, longest + 1, 60)
+  colours = (style.BLUE, style.VERMILION)
+  for (split, each), colour in zip(lengths.items(), colours, strict=True):
+    label = f'{split}, {len(each):,} documents'
+    if len(each):
       axes.hist(
         each, edges, density=True, histtype='step', color=colour, label=label
       )
-    axes.set(
-      xscale='log',
-      xlabel='tokens of a document',
-      ylabel='share of documents a token',
-      title='Lengths of documents',
-    )
-    axes.legend()
-    figure.savefig(path)
+  axes.set(
+    xscale='log',
+    xlabel='tokens of a document',
+    ylabel='share of documents a token',
+    title='Lengths of documents',
+  )
+  axes.legend()
+  figure.savefig(path)
 
 
 def one_line(manifest: dict[str, Any]) -> str:

@@ -230,6 +230,16 @@ def wait_for(path, child):
     time.sleep(0.002)
 
 
+def wait_for_end(group):
+  """Workers end by themselves if the first process is gone."""
+  deadline = time.monotonic() + 60
+  with contextlib.suppress(ProcessLookupError):
+    while time.monotonic() < deadline:
+      os.killpg(group, 0)
+      time.sleep(0.02)
+    raise AssertionError('there are workers left')
+
+
 def write_many(folder):
   """Text that takes a second or so, in several batches."""
   folder.mkdir()
@@ -255,6 +265,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(seen, workers, tmp_path):
     wait_for(out / seen, child)
     child.send_signal(signal.SIGKILL)
     child.wait()
+    wait_for_end(child.pid)
   with pytest.raises(config.ConfigError, match='is not finished'):
     data.open_corpus(config.Data(source='tokens', path=str(out)))
   run(source, out, shard_tokens=600_000)
@@ -303,7 +314,9 @@ def few(tmp_path, monkeypatch):
     'jax_sparse_pretrain.prepare.pipeline._JOURNAL_SECONDS', 0
   )
   monkeypatch.setattr('jax_sparse_pretrain.data.encoding.BATCH_BYTES', 700)
+  monkeypatch.setattr('jax_sparse_pretrain.data.documents.PIECE_BYTES', 600)
   source = write_documents(tmp_path / 'texts', 60)
+  (source / 'a.txt').write_text('a line of a long document\n' * 100)
   return source, {'shard_tokens': 2000, 'validation_fraction': 0.3}
 
 
@@ -322,7 +335,7 @@ def test_a_run_that_ends_at_any_change_of_a_file_goes_on_to_the_same_bytes(
   source, options = few
   whole = content(run(source, tmp_path / 'whole', tokens=tokens, **options))
   assert len(whole) >= 5
-  for count in range(1, 200):
+  for count in [*range(1, 20), *range(20, 300, 5)]:
     out = tmp_path / f'{count}'
     with monkeypatch.context() as patch:
       calls = killed_at(patch, target, function, count)
@@ -789,7 +802,7 @@ def test_nothing_to_do_is_an_error(capsys, tmp_path):
     assert f'{tmp_path}: has no manifest.json' in message
 
 
-def test_saved_data_sets_of_hugging_face_are_read(tmp_path):
+def test_saved_data_sets_of_hugging_face_are_read(tmp_path, capsys):
   datasets = pytest.importorskip('datasets')
   records = {'a': [{'text': text} for text in DOCUMENTS[:90]]}
   split = datasets.Dataset.from_dict(records)
@@ -800,3 +813,15 @@ def test_saved_data_sets_of_hugging_face_are_read(tmp_path):
     out = run(tmp_path / name, tmp_path / f'{name}-out', text_field='a.text')
     texts = texts_of(out) + texts_of(out, 'validation')
     assert sorted(texts) == sorted(DOCUMENTS[:90])
+  # A split that the data set gives is kept.
+  both = datasets.DatasetDict(train=split, validation=split.select([3, 5]))
+  both.save_to_disk(str(tmp_path / 'three'))
+  with pytest.warns(UserWarning, match='2 of 90 training documents are held'):
+    out = run(tmp_path / 'three', tmp_path / 'out', text_field='a.text')
+  assert texts_of(out) == DOCUMENTS[:90]
+  assert texts_of(out, 'validation') == [DOCUMENTS[3], DOCUMENTS[5]]
+  capsys.readouterr()
+  (tmp_path / 'one/state.json').write_text('{}')
+  assert f'{tmp_path}/one: cannot be' in refused(
+    capsys, command(tmp_path / 'one', tmp_path / 'bad')
+  )

@@ -1,10 +1,11 @@
 """What to prepare: files, directories of data sets, data sets of a hub."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jax_sparse_pretrain import config, storage
+from jax_sparse_pretrain import config, schema, storage
 from jax_sparse_pretrain.data import documents, files, tfds
 from jax_sparse_pretrain.text import count
 
@@ -65,18 +66,39 @@ def _data_set(name: str, reading: documents.Reading) -> list[Input]:
     # Splits given by the data set are kept.
     return [Input(source, how) for source, how in opened]
   if (path / 'dataset_dict.json').exists() or (path / 'state.json').exists():
-    return [Input(source, reading) for source in _saved(path, reading)]
+    return _saved(path, reading)
   return []
 
 
-def _saved(path, reading) -> list[documents.Records]:
+def _saved(path, reading: documents.Reading) -> list[Input]:
   datasets = _datasets()
-  loaded = datasets.load_from_disk(os.fspath(path))
-  if isinstance(loaded, datasets.DatasetDict):
-    if 'train' not in loaded:
-      raise config.ConfigError(f'{path}: has no split train')
-    loaded = loaded['train']
-  return [documents.Records(os.fspath(path), _texts(loaded, reading))]
+  name = os.fspath(path)
+  try:
+    loaded = datasets.load_from_disk(name)
+  except Exception as error:  # The library raises many kinds.
+    raise config.ConfigError(
+      f'{name}: cannot be loaded: {schema.one_line(error)}'
+    ) from error
+  if not isinstance(loaded, datasets.DatasetDict):
+    return [Input(_records(name, loaded, reading), reading)]
+  if 'train' not in loaded:
+    raise config.ConfigError(
+      f'{name}: has no split train, only {", ".join(loaded)}'
+    )
+  if 'validation' not in loaded or reading.split:
+    return [Input(_records(name, loaded['train'], reading), reading)]
+  # Splits given by the data set are kept.
+  return [
+    Input(
+      _records(f'{name} {split}', loaded[split], reading),
+      dataclasses.replace(reading, split=split),
+    )
+    for split in ('train', 'validation')
+  ]
+
+
+def _records(name: str, examples, reading) -> documents.Records:
+  return documents.Records(name, _Texts(examples, reading))
 
 
 def _from_hub(name: str, reading) -> list[documents.Records]:
@@ -88,11 +110,13 @@ def _from_hub(name: str, reading) -> list[documents.Records]:
       repository, configuration or None, split=split or 'train', streaming=True
     )
   except Exception as error:  # The hub and its client raise many kinds.
-    raise config.ConfigError(f'{name}: cannot be loaded: {error}') from error
-  return [documents.Records(name, _texts(loaded, reading))]
+    raise config.ConfigError(
+      f'{name}: cannot be loaded: {schema.one_line(error)}'
+    ) from error
+  return [_records(name, loaded, reading)]
 
 
-class _texts:
+class _Texts:
   """The text field of each example; may be gone through again."""
 
   def __init__(self, examples, reading: documents.Reading):

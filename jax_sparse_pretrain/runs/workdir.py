@@ -132,7 +132,7 @@ def check_same_run(
     return None
   if workdir.saved_steps and not workdir.history.exists():
     raise ConfigError(f'{where}: has checkpoints but no mask_history.jsonl')
-  if workdir.has_checkpoints and is_of_streams(workdir):
+  if workdir.saved_steps and is_of_streams(workdir):
     raise ConfigError(
       f'{where}: holds a run of an earlier version, which read the data in '
       'another order: it opens to be read, but cannot go on. Use another '

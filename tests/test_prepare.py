@@ -480,13 +480,23 @@ def test_a_directory_with_other_files_is_refused_as_it_is(
   assert 'gcloud' in refused(capsys, command(source, 'gs://bucket/out'))
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason='root may write everywhere')
 def test_a_directory_that_may_not_be_written_is_an_error(
   source, tmp_path, capsys
 ):
   out = tmp_path / 'out'
   out.mkdir(mode=0o500)
+  if os.access(out, os.W_OK):
+    pytest.skip('this user may write everywhere')
   assert 'out' in refused(capsys, command(source, out))
+
+
+def test_an_input_that_may_not_be_read_is_an_error(tmp_path, capsys):
+  path = tmp_path / 'a.txt'
+  path.write_text('text')
+  path.chmod(0)
+  if os.access(path, os.R_OK):
+    pytest.skip('this user may read everything')
+  assert str(path) in refused(capsys, command(path, tmp_path / 'out'))
 
 
 @pytest.mark.slow  # Starts a process.
@@ -657,6 +667,18 @@ def made_of(source):
 def texts_by(corpus):
   raw = corpus.train[0].ids.astype(np.uint8).tobytes()
   return [text[1:].decode() for text in raw.split(b'\xff')[:-1]]
+
+
+@pytest.mark.slow  # Starts a process.
+def test_preparing_needs_no_jax(source, made, tmp_path):
+  argv = command(source, tmp_path / 'out')
+  program = (
+    'import sys; sys.modules.update(jax=None, grain=None, tensorflow=None); '
+    'from jax_sparse_pretrain.prepare.__main__ import main; '
+    f'sys.exit(main({argv}))'
+  )
+  subprocess.run([sys.executable, '-c', program], cwd=ROOT, check=True)
+  assert content(tmp_path / 'out') == content(made)
 
 
 def test_text_may_be_cut_into_documents(tmp_path):

@@ -169,10 +169,11 @@ def _check_tokenizer(data: config.Data, about: dict[str, Any]) -> None:
 def _open_in_memory(data: config.Data) -> Corpus:
   sources, notes = sources_of(data)
   stamp = [source.stamp() for source, _ in sources]
+  tokenizer = tokenizers.load_tokenizer(data)
   # A sweep opens the same corpus for each run.
-  key = (data, tuple(stamp)) if all(stamp) else None
+  key = (data, tokenizer.model, *stamp) if all(stamp) else None
   if key is None or key not in _LAST:
-    corpus = _read(data, sources, notes)
+    corpus = _read(data, tokenizer, sources, notes)
     _LAST.clear()
     _LAST[key] = corpus
   return _LAST[key]
@@ -181,8 +182,7 @@ def _open_in_memory(data: config.Data) -> Corpus:
 _LAST: dict[Any, Corpus] = {}
 
 
-def _read(data: config.Data, sources, notes: list[str]) -> Corpus:
-  tokenizer = tokenizers.load_tokenizer(data)
+def _read(data: config.Data, tokenizer, sources, notes: list[str]) -> Corpus:
   dropped: collections.Counter = collections.Counter()
   splits = encoding.encode_in_memory(
     itertools.chain.from_iterable(

@@ -1,6 +1,7 @@
 """The command that prepares tokens, against documents encoded one by one."""
 
 import contextlib
+import fcntl
 import gzip
 import hashlib
 import json
@@ -270,6 +271,16 @@ def test_a_killed_run_goes_on_to_the_same_bytes(seen, workers, tmp_path):
     data.open_corpus(config.Data(source='tokens', path=str(out)))
   run(source, out, shard_tokens=600_000)
   assert content(out) == content(whole)
+
+
+def test_two_runs_do_not_write_to_one_directory(source, made, tmp_path, capsys):
+  out = tmp_path / 'out'
+  out.mkdir()
+  descriptor = os.open(out, os.O_RDONLY)
+  fcntl.flock(descriptor, fcntl.LOCK_EX)  # As the other run does.
+  assert 'another run of prepare is' in refused(capsys, command(source, out))
+  os.close(descriptor)
+  assert content(run(source, out)) == content(made)
 
 
 @pytest.mark.slow  # Starts processes.

@@ -208,6 +208,11 @@ def _prepare(args: argparse.Namespace, stop: command_line.StopRequest) -> int:
     print(note, file=sys.stderr)
   directory = _directory(args)
   pipeline.check_place(directory)
+  with pipeline.only_writer(directory):
+    return _write(args, inputs, directory, stop)
+
+
+def _write(args, inputs, directory: pathlib.Path, stop) -> int:
   tokenizer = _tokenizer(args, directory, inputs)
   journal = Journal(directory, _identity(args, inputs, tokenizer))
   if (directory / shards.MANIFEST).exists():

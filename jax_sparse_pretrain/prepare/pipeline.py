@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import fcntl
 import multiprocessing
 import os
 import pathlib
@@ -339,3 +340,24 @@ def check_place(directory: pathlib.Path) -> None:
       f'--out = {directory}: holds other files, such as {min(names)}; must be '
       'empty, or a directory that prepare has begun'
     )
+
+
+@contextlib.contextmanager
+def only_writer(directory: pathlib.Path) -> Iterator[None]:
+  """A context that no second run enters; a killed run leaves no lock behind.
+
+  Raises:
+    ConfigError: if another run is at work in the directory.
+  """
+  descriptor = os.open(directory, os.O_RDONLY)
+  try:
+    with contextlib.suppress(OSError):  # Of a file system without locks.
+      try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError as error:
+        raise config.ConfigError(
+          f'--out = {directory}: another run of prepare is writing there'
+        ) from error
+    yield
+  finally:
+    os.close(descriptor)

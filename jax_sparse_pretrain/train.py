@@ -117,9 +117,7 @@ def _show_plan(config: config_lib.Config) -> int:
   # Refuses what the run would refuse.
   recipe.make_pruner(config, plan)
   print(recipe.plan_table(config, plan))
-  from jax_sparse_pretrain import data
-
-  for note in data.describe(config.data):
+  for note in recipe.corpus_notes(config):
     print(note)
   return 0
 

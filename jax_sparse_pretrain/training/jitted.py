@@ -51,8 +51,8 @@ _BESIDE = (
   'logging.wandb_project',
   'pruning.snapshots',
 )
-# Keys that the compiled functions do not close over.
-# Those of the data, but for `mask_documents`: rows of another shape.
+# Keys that the compiled functions do not close over. Of the data's,
+# `mask_documents` does matter: it gives rows another shape.
 _OUTSIDE_PROGRAM = (*_BESIDE, 'data.', 'evaluation.', 'logging.', 'mesh.')
 
 

@@ -4,6 +4,7 @@
 test that is named by its id always runs.
 """
 
+import collections
 import functools
 import os
 import pathlib
@@ -16,6 +17,13 @@ os.environ.setdefault(
   # Two cores compile small test programs faster than they run optimised ones.
   '--xla_backend_optimization_level=0',
 )
+# Many tests compile the same small programs, in this process and in others.
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR',
+  str(pathlib.Path(__file__).parents[1] / '.pytest_cache/compiled'),
+)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 # Tests start programs that are installed beside Python, as shellcheck is, and
 # find them even if the environment has not been activated.
 os.environ['PATH'] = os.pathsep.join(
@@ -44,10 +52,18 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
   """Sends the tests of a file that share something to one worker of `-n`.
 
+  And marks as slow all but the first variants of a test marked `fast`.
+
   They share a fixture of the module or the session, or a function of the file
   that is cached: each worker would make it anew. Other tests may go anywhere.
   """
+  variants: collections.Counter = collections.Counter()
   for item in items:
+    if fast := item.get_closest_marker('fast'):
+      name = item.module.__name__, item.originalname
+      variants[name] += 1
+      if variants[name] > fast.args[0]:
+        item.add_marker(pytest.mark.slow)
     if _shares_a_fixture(item) or _caches(item.module):
       item.add_marker(pytest.mark.xdist_group(item.module.__name__))
 

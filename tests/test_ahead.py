@@ -59,6 +59,7 @@ def sharded(shape, *axes):
 # What is compiled.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mask_documents', [False, True])
 def test_what_is_compiled_is_what_a_run_would_run(mask_documents):
   config = tiny.tiny_config(mesh=MESH, data={'mask_documents': mask_documents})
@@ -79,12 +80,14 @@ def test_what_is_compiled_is_what_a_run_would_run(mask_documents):
   assert 'CustomSPMDPartitioning' in text(run)
 
 
+@pytest.mark.slow
 def test_no_array_is_made():
   before = len(jax.live_arrays())
   ahead(pruning=DENSE)
   assert len(jax.live_arrays()) == before
 
 
+@pytest.mark.slow
 def test_a_model_larger_than_the_machine_is_lowered_at_once():
   """1.2B parameters: 16 GB of state on each of eight devices."""
   before = len(jax.live_arrays())
@@ -100,6 +103,7 @@ def test_a_model_larger_than_the_machine_is_lowered_at_once():
 # Memory.
 
 
+@pytest.mark.slow
 def test_state_of_a_device_is_what_shapes_and_mesh_say():
   model = tiny.tiny_config().model
   kernels = counts.linear_parameters(model)
@@ -168,6 +172,7 @@ def test_recomputed_activations_are_paid_for():
   assert 1.1 < again.step.flops / ahead(pruning=DENSE).step.flops < 4 / 3
 
 
+@pytest.mark.slow
 def test_bytes_and_flops_agree_with_xla_where_nothing_loops():
   changes = {'model': {'scan_layers': False}, 'pruning': DENSE}
   config = tiny.tiny_config(mesh=MESH, **changes)
@@ -415,6 +420,7 @@ def test_a_mask_update_sends_nothing_but_counts():
   assert not result.update.loops and not result.step.loops
 
 
+@pytest.mark.slow
 def test_the_gradients_are_summed_over_the_devices_that_share_them():
   data = ahead(mesh={'data': 8}, pruning=DENSE)
   n = counts.total_parameters(tiny.tiny_config().model)

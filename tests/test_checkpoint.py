@@ -87,6 +87,7 @@ def saved(opened, *steps, like=None):
   return states
 
 
+@pytest.mark.fast(3)
 @pytest.mark.parametrize('sparsity', [0.0, 0.8], ids=['dense', 'sparse'])
 @pytest.mark.parametrize(
   ('before', 'after'),
@@ -188,6 +189,7 @@ def collected():
   gc.collect()
 
 
+@pytest.mark.fast(2)
 @orbax_leftovers
 @pytest.mark.usefixtures('collected')
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ def test_average_parameters_have_the_known_errors_on_t5(laws):
   assert law.dense_to_sparse == pytest.approx(0.0329, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('other', PLAIN[1:])
 @pytest.mark.parametrize('test', ('in_sample', *TESTS))
 def test_average_parameters_are_ahead_of_final_and_initial(laws, test, other):

@@ -345,6 +345,7 @@ def test_tokens_may_follow_from_other_columns(tmp_path, capsys):
   assert main(['rank', str(path), '--column=tokens=steps * 1']) == 0
 
 
+@pytest.mark.slow
 def test_the_truly_best_schedule_is_not_told_from_the_best_as_often_as_said():
   """Of 400 draws at 95 %, 363 are four standard deviations off."""
   rng = np.random.default_rng(0)

@@ -314,6 +314,7 @@ def test_as_many_rows_as_coefficients_bound_nothing():
   assert set(fit.intervals().values()) == {(0.0, np.inf)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('noise', (0.0, 0.005, 0.5))
 def test_data_without_a_law_in_them_still_end(noise):
   N, D = runs_on_grid(5, 5)
@@ -393,6 +394,7 @@ def test_fewer_rows_than_coefficients_are_refused():
     fit_scaling_law([1e8] * 4, [1e9] * 4, [3.0] * 4)
 
 
+@pytest.mark.slow
 def test_the_smallest_deltas_have_the_intervals_of_a_small_one():
   N, D = runs_on_grid(5, 5)
   loss = simulate_runs(LAW, N, D, noise=0.003, seed=0)

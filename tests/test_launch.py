@@ -300,6 +300,7 @@ def test_supervisor_sends_the_commit_it_was_started_with(tmp_path):
   assert line.split()[-1] == head.decode().strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('word', 'status', 'line'),
   [
@@ -387,6 +388,7 @@ def test_back_off_doubles_up_to_a_limit_of_time_and_of_attempts(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_a_job_that_ran_for_long_pays_back_its_attempts(tmp_path):
   lives = [['ACTIVE', 'ACTIVE', 'ACTIVE', 'SUSPENDED']] * 2
   world = Cloud(tmp_path, [*lives, ['ACTIVE/done']])
@@ -397,6 +399,7 @@ def test_a_job_that_ran_for_long_pays_back_its_attempts(tmp_path):
   assert [s for s in world.sleeps if s != 900] == [30, 30]
 
 
+@pytest.mark.slow
 def test_supervisor_waits_for_workers_that_cannot_be_reached(tmp_path):
   world = Cloud(
     tmp_path,
@@ -446,6 +449,7 @@ def test_supervisor_says_at_once_that_gcloud_does_not_work(tmp_path):
   assert world.sleeps == []
 
 
+@pytest.mark.slow
 def test_transcript_of_the_readme_is_what_the_supervisor_says():
   readme = (LAUNCH / 'README.md').read_text()
   (shown,) = re.findall(r'```\n(2026-.*?)```', readme, re.DOTALL)

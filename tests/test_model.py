@@ -59,6 +59,7 @@ def assert_trees_close(a, b, rtol):
     np.testing.assert_allclose(x, y, rtol=0, atol=rtol * float(jnp.max(abs(y))))
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize('scan', [True, False])
 def test_counts_are_those_of_the_real_parameters(scan):
   config = dataclasses.replace(SMALL, scan_layers=scan)
@@ -72,6 +73,7 @@ def test_counts_are_those_of_the_real_parameters(scan):
   assert sum(sizes.values()) == counts.total_parameters(config)
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize('scan', [True, False])
 def test_kernel_shapes_are_those_of_the_real_kernels(scan):
   config = dataclasses.replace(SMALL, scan_layers=scan)
@@ -114,6 +116,7 @@ def test_scan_equals_loop():
   assert_trees_close(unstack(grads, SMALL.n_layers), other, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scan', [True, False])
 def test_remat_equals_no_remat_and_is_really_on(scan):
   plain = dataclasses.replace(SMALL, scan_layers=scan)
@@ -160,6 +163,7 @@ def test_rotation_matches_the_definition():
       assert turned[0, position, 0, pair + 2] == pytest.approx(z.imag, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_initial_activations_have_unit_scale():
   config = dataclasses.replace(SMALL, d_model=256, d_ff=1024, vocab_size=500)
   model, params = init(config)
@@ -181,6 +185,7 @@ def test_the_norm_divides_by_the_root_mean_square():
   np.testing.assert_allclose(ours, x / rms * scale, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_near_float32_with_float32_weights_and_logits():
   half = dataclasses.replace(SMALL, compute_dtype='bfloat16')
   model, params = init(half)
@@ -230,6 +235,7 @@ def test_the_loss_is_mean_cross_entropy_of_the_next_token():
   assert metrics['train_loss'] == loss
 
 
+@pytest.mark.slow
 def test_z_loss_adds_the_mean_squared_log_normaliser():
   model, params = init(SMALL)
   rows = some_rows(SMALL)

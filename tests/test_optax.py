@@ -445,6 +445,7 @@ def blocks(page):
   return re.findall(r'```python\n(.*?)```', text, re.S)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('i', range(len(blocks('optax.md'))))
 def test_the_code_of_the_page_runs(i):
   exec(compile(blocks('optax.md')[i], f'docs/optax.md, block {i}', 'exec'), {})

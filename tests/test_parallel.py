@@ -49,6 +49,7 @@ def totals(nonzero):
   return [sum(sum(n) for n in counts.values()) for counts in nonzero]
 
 
+@pytest.mark.slow
 def test_eight_devices_train_like_one():
   losses, nonzero, state = trained('one')
   other_losses, other_nonzero, other_state = trained('eight')
@@ -96,6 +97,7 @@ def test_from_equal_weights_the_masks_are_equal_to_the_bit():
   one.batches.close(), eight.batches.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mesh', MESHES)
 def test_two_runs_on_one_mesh_are_equal_to_the_bit(mesh):
   losses, _, state = trained(mesh)

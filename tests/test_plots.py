@@ -158,6 +158,7 @@ def drawn_texts(figure, monkeypatch):
   ]
 
 
+@pytest.mark.fast(5)
 @pytest.mark.parametrize('name', PICTURES)
 def test_no_text_is_cut_or_small_or_over_another(name, monkeypatch):
   figure = PICTURES[name]()

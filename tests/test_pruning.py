@@ -135,6 +135,7 @@ def test_extreme_magnitudes_are_ordered():
     np.testing.assert_array_equal(mask, np.arange(6) >= 6 - k)
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize('how', ['global', 'uniform'])
 @pytest.mark.parametrize('ties', [False, True])
 def test_masks_are_the_same_bit_for_bit_on_eight_devices(how, ties):

@@ -40,6 +40,7 @@ def flat(kept):
   return np.concatenate([kept[name].ravel() for name in sorted(kept)])
 
 
+@pytest.mark.slow
 def test_packed_masks_give_the_same_run_in_an_eighth_of_the_memory():
   losses, kept, state = trained()
   packed_losses, packed_kept, packed = trained(('pack_masks', True))
@@ -108,6 +109,7 @@ def test_channels_are_kept_whole():
   assert (columns == 32).sum() == round(256 * 0.2)
 
 
+@pytest.mark.slow
 def test_a_pruned_weight_may_return_only_if_asked():
   def returned(kept):
     pairs = zip(kept, kept[1:], strict=False)

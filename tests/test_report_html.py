@@ -141,6 +141,7 @@ def test_sparse_runs_are_compared_by_what_their_n_counts(text):
   assert 'Which parameters count' in Page(text).text('h2')
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_laws_says_what_their_table_says(monkeypatch):
   monkeypatch.chdir(ROOT)
   text = (ROOT / 'published_runs' / 't5.args').read_text()

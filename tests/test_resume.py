@@ -123,6 +123,7 @@ def reference(command, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_the_reference_is_a_sparse_run_with_everything_in_it(reference):
   run = Run(reference)
   arrays = run.checkpoint(STEPS)
@@ -135,6 +136,7 @@ def test_the_reference_is_a_sparse_run_with_everything_in_it(reference):
   assert run.steps == STEPS
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_like_the_reference(
   command, reference, tmp_path
 ):
@@ -238,6 +240,7 @@ def test_after_the_last_checkpoint_no_step_is_made_again(
   assert_same_run(workdir, reference)
 
 
+@pytest.mark.slow
 def test_a_finished_run_only_shows_its_table_again(
   command, reference, tmp_path
 ):

@@ -70,6 +70,7 @@ def test_masks_of_different_shapes_are_not_compared():
     snapshots.survival(a, b)
 
 
+@pytest.mark.slow
 def test_a_run_takes_the_snapshots_that_it_is_asked_for(tmp_path):
   config = tiny.tiny_config(
     duration={'value': 12},

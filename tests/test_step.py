@@ -133,6 +133,7 @@ EDGE = {
 }
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize(
   'asked',
   [
@@ -311,6 +312,7 @@ def test_warmup_stable_decay_stays_until_the_decay():
   np.testing.assert_allclose(ours[70:], 2 * decay, rtol=1e-5)
 
 
+@pytest.mark.fast(4)
 @pytest.mark.parametrize(
   'name', ['cosine', 'linear', 'constant', 'warmup_stable_decay']
 )

@@ -70,6 +70,7 @@ def jaxpruner_kept(size, sparsity):
   return max(1, round(float(kept)))
 
 
+@pytest.mark.fast(30)
 @pytest.mark.parametrize('row', ROWS, ids=lambda row: row['name'])
 def test_masks_are_those_of_jaxpruner(row):
   weights = NPZ[row['name'] + '/scores']
@@ -162,6 +163,7 @@ def some_candidates(seed=1, share=0.7):
   return {n: rng.random(k.shape) < share for n, k in KERNELS.items()}
 
 
+@pytest.mark.fast(3)
 @pytest.mark.parametrize(
   'structure, how',
   [(w, 'global' if i % 2 else 'uniform') for i, w in enumerate(WINDOWS)],

@@ -219,6 +219,7 @@ def alone(command, path, tmp_path_factory):
   return directory
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_from_another_ends_as_it_does_alone(
   command, tmp_path
 ):

@@ -233,6 +233,7 @@ def lowered(config):
   return step.as_text()
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize('pruning', [
   {'sparsity': 0.0}, {'sparsity': 0.8}, {'sparsity': 0.8, 'order': 'after'},
   {'sparsity': 0.8, 'distribution': 'uniform', 'pack_masks': True},

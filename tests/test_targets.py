@@ -101,6 +101,7 @@ def test_patterns_and_distributions_that_cannot_be_are_refused(change, words):
     recipe.make_plan(config)
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize(
   'change',
   [

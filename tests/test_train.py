@@ -268,6 +268,7 @@ def test_the_summary_agrees_with_history_and_weights(finished):
   assert summary['sparsity'] == pytest.approx(1 - kept / dense, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_mfu_counts_the_weights_that_the_hardware_computes(finished):
   """All of them: a masked product is as large as a dense one."""
   last = [x for x in lines_of(finished / 'metrics.jsonl') if 'mfu' in x][-1]
@@ -330,6 +331,7 @@ def test_an_altered_config_is_refused_and_nothing_is_touched(finished, capsys):
   assert files_of(finished) == before
 
 
+@pytest.mark.slow
 def test_a_fork_goes_on_under_the_new_config(finished, tmp_path, capsys):
   run = tmp_path / 'run'
   shutil.copytree(finished, run)
@@ -376,6 +378,7 @@ def test_a_fork_cannot_end_before_its_checkpoint(finished, capsys):
   assert files_of(finished) == before
 
 
+@pytest.mark.slow
 def test_what_no_weight_depends_on_may_change(finished, tmp_path, capsys):
   run = tmp_path / 'run'
   shutil.copytree(finished, run)
@@ -405,6 +408,7 @@ def rewound(finished, directory, step):
   return directory
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(finished, tmp_path, capsys):
   run = rewound(finished, tmp_path / 'run', 20)
   argv = command(
@@ -463,6 +467,7 @@ def die_in_the_first_step_of_a_fork(run, argv):
     loop.train(doomed, files, stop, previous)
 
 
+@pytest.mark.slow
 def test_a_sparse_run_may_branch_from_a_dense_one(dense, tmp_path, capsys):
   run = tmp_path / 'run'
   shutil.copytree(dense, run)
@@ -558,6 +563,7 @@ def test_a_summary_that_cannot_be_read_is_written_again(finished, tmp_path):
   assert ours == theirs
 
 
+@pytest.mark.slow
 def test_another_mesh_is_taken_with_a_warning(finished, tmp_path):
   run = rewound(finished, tmp_path / 'run', 20)
   argv = command(run, '--config.mesh.fsdp=2', '--config.mesh.tensor=2')

@@ -58,6 +58,7 @@ def best_with(problem, delta, column, value):
   return solver.minimise(theta, problem, delta, fixed=fixed)[1].min()
 
 
+@pytest.mark.slow
 def test_counts_that_differ_by_roundings_are_one():
   logs = np.array([1.0, 1.0009, 1.002, 5.0, 1.0, 4.9995])
   assert design.levels(logs).tolist() == [0, 0, 1, 2, 0, 2]
@@ -114,6 +115,7 @@ def runs():
   return t5_runs()
 
 
+@pytest.mark.slow
 def test_a_plateau_has_one_answer_in_all_units(runs):
   # Final N of T5: one objective, and E from 0 to .76, wherever a solver stops.
   N, D = runs.final_parameters, runs.tokens
@@ -204,6 +206,7 @@ def test_ends_of_resamples_are_the_next_values_outward():
   assert drawn.intervals()['alpha'] == (alphas[1], alphas[48])
 
 
+@pytest.mark.slow
 def test_resamples_have_second_starts():
   # Nearly one ray: of 200 resamples 28 end higher from the first start alone.
   rng = np.random.default_rng(1)

@@ -164,6 +164,7 @@ def test_what_begins_sparse_is_no_branch(tmp_path):
     train(sparse, tmp_path, fork=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'options, change, words',
   [
@@ -187,6 +188,7 @@ def test_what_is_pruned_stays_pruned_in_a_fork(
     train(fork, tmp_path, fork=True)
 
 
+@pytest.mark.slow
 def test_updates_of_a_fork_that_would_do_nothing_are_told(tmp_path):
   with pytest.raises(InterruptedError):
     train(setup.set_up(config_of({})), tmp_path, die_at=10)

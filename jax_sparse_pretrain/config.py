@@ -306,8 +306,9 @@ def _model_checks(model: Model) -> Iterator[_Check]:
 
 def _data_checks(data: Data) -> Iterator[_Check]:
   is_tokens = data.source == 'tokens'
+  # A plan of a run may come before its tokens; `open_corpus` asks for them.
   yield (
-    data.source == 'stdlib' or data.path != '' or len(data.mixture) > 0,
+    data.source in ('tokens', 'stdlib') or data.path != '',
     f"data.path = '': must be set when data.source is {data.source!r}",
   )
   yield (

@@ -90,6 +90,10 @@ def open_evaluation_set(corpus: Corpus, path: str) -> Corpus:
 
 def _open_tokens(data: config.Data) -> Corpus:
   mixture = data.mixture or ((data.path, 1.0),)
+  if not data.path and not data.mixture:
+    raise config.ConfigError(
+      "data.path = '': must name a directory that prepare has made"
+    )
   sets = [prepared_directories(path) for path, _ in mixture]
   directories = [directory for each in sets for directory in each]
   manifests = {d: shards.read_manifest(d) for d in directories}
@@ -276,8 +280,13 @@ def _check_not_empty(fingerprint: dict[str, Any], data: config.Data) -> None:
   empty = [s for s in encoding.SPLITS if not fingerprint[s]['tokens']]
   if len(empty) == 2:
     raise config.ConfigError(f'{where}: holds no text')
-  if empty:
-    raise config.ConfigError(
-      f'{where}: the {empty[0]} split is empty; add documents, or change '
-      f'data.validation_fraction = {data.validation_fraction}'
-    )
+  if not empty:
+    return
+  hint = f'change data.validation_fraction = {data.validation_fraction}'
+  if data.source == 'tokens':
+    hint = 'prepare them with another --validation_fraction, or --validation'
+  if data.source == 'tfds':
+    hint = f'change data.{empty[0]}_split'
+  raise config.ConfigError(
+    f'{where}: the {empty[0]} split is empty; add documents, or {hint}'
+  )

@@ -274,6 +274,8 @@ def test_a_shard_that_is_missing_or_cut_is_an_error_that_names_it(
 
 
 def test_a_directory_that_is_not_prepared_is_an_error(made, tmp_path):
+  with pytest.raises(config.ConfigError, match="data.path = '': must name a"):
+    open_tokens('')
   with pytest.raises(config.ConfigError, match='has no manifest.json: make'):
     open_tokens(tmp_path)
   with pytest.raises(config.ConfigError, match='no file|no manifest'):
@@ -302,7 +304,7 @@ def test_a_manifest_that_is_none_is_an_error(content, match, tmp_path):
 def test_an_empty_split_is_an_error(tmp_path):
   with pytest.warns(UserWarning, match='the validation split is empty'):
     out = prepared(tmp_path, documents=['only one'])
-  with pytest.raises(config.ConfigError, match='validation split is empty'):
+  with pytest.raises(config.ConfigError, match='empty; .* --validation_frac'):
     open_tokens(out)
 
 

@@ -61,9 +61,13 @@ def evaluation_rows(
       f'evaluation.rows = {n_rows}: must be at most {shuffled.n_rows}, the '
       f'rows of {context_length} tokens that the validation split holds'
     )
+  starts = [shuffled.row_at(i) * context_length for i in range(n_rows)]
   rows = np.empty((n_rows, context_length + 1), np.int32)
-  for position, out in enumerate(rows):
-    shuffled.read(position, out)
+  # Only what these rows need, not whole groups.
+  corpus.validation.fetch((at, at + context_length + 1) for at in starts)
+  for start, out in zip(starts, rows, strict=True):
+    corpus.validation.read(start, out)
+  corpus.validation.fetch([])
   return with_documents(rows, corpus.document_end) if mask_documents else rows
 
 

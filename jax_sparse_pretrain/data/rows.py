@@ -11,7 +11,7 @@ needs only one group at a time. Nothing is read again before all is read once.
 import functools
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,6 +33,9 @@ class Tokens(Protocol):
   def read(self, start: int, out: np.ndarray) -> None:
     """Fills `out`, int32, with the tokens from `start` on."""
 
+  def fetch(self, stretches: Iterable[tuple[int, int]]) -> None:
+    """Told which tokens will be read soon: (first, after the last) of each."""
+
 
 class ArrayTokens:
   """Tokens in memory."""
@@ -45,6 +48,9 @@ class ArrayTokens:
 
   def read(self, start: int, out: np.ndarray) -> None:
     out[:] = self.ids[start : start + len(out)]
+
+  def fetch(self, stretches: Iterable[tuple[int, int]]) -> None:
+    pass  # All are here.
 
 
 class ShuffledRows:
@@ -70,21 +76,52 @@ class ShuffledRows:
     group_rows = group_rows or min(GROUP_ROWS, GROUP_TOKENS // context_length)
     self._starts = np.arange(0, self.n_rows, max(group_rows, 1))
     self._sizes = np.diff(self._starts, append=self.n_rows)
+    self._fetched: tuple[int, int] | None = None
     self._groups_of = functools.lru_cache(2)(self._groups)
     self._within = functools.lru_cache(2)(self._permuted_group)
 
   def row_at(self, position: int) -> int:
     """The row that is read at a position, counted over all epochs."""
-    epoch, place = divmod(position, self.n_rows)
-    order, ends = self._groups_of(epoch)
-    index = int(np.searchsorted(ends, place, side='right'))
-    group = int(order[index])
-    inside = place - (int(ends[index]) - int(self._sizes[group]))
-    return int(self._starts[group]) + int(self._within(epoch, group)[inside])
+    return self._row(*self._place(position))
 
   def read(self, position: int, out: np.ndarray) -> None:
     """Fills `out`, int32[L + 1], with the row at a position."""
-    self._tokens.read(self.row_at(position) * self._length, out)
+    epoch, index, inside = self._place(position)
+    if (epoch, index) != self._fetched:
+      self._fetched = epoch, index
+      self._fetch_two_groups(epoch, index)
+    self._tokens.read(self._row(epoch, index, inside) * self._length, out)
+
+  def close(self) -> None:
+    """Ends the fetching of what would be read next."""
+    self._fetched = None
+    self._tokens.fetch([])
+
+  def _place(self, position: int) -> tuple[int, int, int]:
+    """(epoch, how many groups come before in it, place in the group)."""
+    epoch, place = divmod(position, self.n_rows)
+    order, ends = self._groups_of(epoch)
+    index = int(np.searchsorted(ends, place, side='right'))
+    before = int(ends[index]) - int(self._sizes[order[index]])
+    return epoch, index, place - before
+
+  def _row(self, epoch: int, index: int, inside: int) -> int:
+    group = self._group(epoch, index)
+    return int(self._starts[group]) + int(self._within(epoch, group)[inside])
+
+  def _fetch_two_groups(self, epoch: int, index: int) -> None:
+    """Fetches the group that is read now, and the one after it."""
+    following = epoch, index + 1
+    if index + 1 == len(self._starts):
+      following = epoch + 1, 0
+    groups = [self._group(epoch, index), self._group(*following)]
+    first_rows, n_rows = self._starts[groups], self._sizes[groups]
+    starts = first_rows * self._length
+    stops = (first_rows + n_rows) * self._length + 1
+    self._tokens.fetch(zip(starts.tolist(), stops.tolist(), strict=True))
+
+  def _group(self, epoch: int, index: int) -> int:
+    return int(self._groups_of(epoch)[0][index])
 
   def _groups(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     order = permutation(len(self._starts), self._seed, epoch)
@@ -129,6 +166,10 @@ class MixedRows:
   def read(self, position: int, out: np.ndarray) -> None:
     chosen, place = self.which(position)
     self._sets[chosen].read(place, out)
+
+  def close(self) -> None:
+    for each in self._sets:
+      each.close()
 
   def _make_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
     in_order = np.repeat(np.arange(len(self._counts)), self._counts)
@@ -199,6 +240,9 @@ class Batches:
       return batch
     return with_documents(batch, self._document_end)
 
+  def close(self) -> None:
+    self._shuffled.close()
+
 
 class BatchIterator:
   """Batches from a step on, prepared ahead by a thread.
@@ -217,6 +261,7 @@ class BatchIterator:
     options = grain.ReadOptions(
       num_threads=min(prefetch, 1), prefetch_buffer_size=prefetch
     )
+    self._batches = batches
     dataset = grain.MapDataset.source(batches).to_iter_dataset(options)
     self._iterator = iter(dataset)
 
@@ -249,3 +294,4 @@ class BatchIterator:
 
   def close(self) -> None:
     self._iterator.close()
+    self._batches.close()

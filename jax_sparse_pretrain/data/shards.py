@@ -12,8 +12,7 @@ import functools
 import hashlib
 import json
 import pathlib
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +24,12 @@ MANIFEST = 'manifest.json'
 # How far an unfinished `prepare` is.
 JOURNAL = 'progress.json'
 _FORMAT, _VERSION = 'token shards', 1
-# Shards of an object store that each split keeps on this machine.
-_KEPT = 40
 
 
 class TokenShards:
   """The tokens of a split, in shards one after another.
+
+  A shard of an object store is copied here before it is read.
 
   Args:
     shards: (file, byte where the ids begin, type, number of ids).
@@ -41,11 +40,9 @@ class TokenShards:
     sizes = [size for *_, size in self._shards]
     self._starts = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
     self._is_remote = any(storage.is_remote(path) for path, *_ in self._shards)
-    self._ids = functools.lru_cache(None)(self._open)
-    if self._is_remote:
-      self._ids = lambda index: self._begun(index).result()
-    self._coming: dict[int, concurrent.futures.Future] = {}
-    self._lock = threading.Lock()
+    self._mapped = functools.lru_cache(None)(self._open)
+    # Copies of remote shards, here or on their way.
+    self._copies: dict[int, concurrent.futures.Future] = {}
 
   def __len__(self) -> int:
     return self._starts[-1]
@@ -61,22 +58,42 @@ class TokenShards:
       filled += len(part)
       index += 1
 
-  def fetch(self, start: int, stop: int) -> None:
-    """Begins to bring the shards of these tokens here, if they are remote."""
-    if self._is_remote:
-      first = bisect.bisect_right(self._starts, start) - 1
-      last = bisect.bisect_left(self._starts, min(stop, len(self)))
-      for index in range(first, last):
-        self._begun(index)
+  def fetch(self, stretches: Iterable[tuple[int, int]]) -> None:
+    """Begins to copy the shards of these tokens here, and drops all others.
 
-  def _begun(self, index: int) -> concurrent.futures.Future:
-    """A shard that is here or on its way; the oldest ones are dropped."""
-    with self._lock:
-      if index not in self._coming:
-        self._coming[index] = _threads().submit(self._open, index)
-      while len(self._coming) > _KEPT:
-        del self._coming[next(iter(self._coming))]
-      return self._coming[index]
+    It does nothing for shards on this machine.
+
+    Args:
+      stretches: (first token, token after the last), the most urgent first.
+    """
+    if not self._is_remote:
+      return
+    wanted = [i for stretch in stretches for i in self._shards_of(*stretch)]
+    for index in set(self._copies) - set(wanted):
+      self._copies.pop(index).cancel()
+    for index in wanted:
+      self._begin(index)
+
+  def _shards_of(self, start: int, stop: int) -> range:
+    return range(
+      bisect.bisect_right(self._starts, start) - 1,
+      bisect.bisect_left(self._starts, stop),
+    )
+
+  def _ids(self, index: int) -> np.ndarray:
+    if not self._is_remote:
+      return self._mapped(index)
+    try:
+      return self._begin(index).result()
+    except Exception as error:  # Object stores raise many kinds.
+      del self._copies[index]
+      path, *_ = self._shards[index]
+      raise OSError(f'{path}: cannot be copied here: {error}') from error
+
+  def _begin(self, index: int) -> concurrent.futures.Future:
+    if index not in self._copies:
+      self._copies[index] = _threads().submit(self._open, index)
+    return self._copies[index]
 
   def _open(self, index: int) -> np.ndarray:
     path, offset, dtype, size = self._shards[index]
@@ -133,14 +150,19 @@ def open_split(
   Raises:
     ConfigError: for a shard that is missing or has another size.
   """
-  shards = []
+  paths, shards = [], []
   for directory in directories:
     for shard in manifests[directory]['splits'][split]['shards']:
-      path = shard_path(directory, shard)
-      offset, dtype = shard['offset'], shard['dtype']
-      _check_size(path, offset + shard['tokens'] * np.dtype(dtype).itemsize)
-      shards.append((path, offset, dtype, shard['tokens']))
-  return TokenShards(shards)
+      paths.append(shard_path(directory, shard))
+      shards.append(shard)
+  # A question to an object store takes long, and there may be a thousand.
+  list(_threads().map(_check_size, paths, shards))
+  return TokenShards(
+    [
+      (path, shard['offset'], shard['dtype'], shard['tokens'])
+      for path, shard in zip(paths, shards, strict=True)
+    ]
+  )
 
 
 def shard_path(directory: pathlib.Path, shard: dict[str, Any]) -> pathlib.Path:
@@ -155,7 +177,9 @@ def ends_path(directory: pathlib.Path, shard: dict[str, Any]) -> pathlib.Path:
   return directory / f'{shard["file"].removesuffix(".npy")}.ends.npy'
 
 
-def _check_size(path: pathlib.Path, expected: int) -> None:
+def _check_size(path: pathlib.Path, shard: dict[str, Any]) -> None:
+  n_bytes = shard['tokens'] * np.dtype(shard['dtype']).itemsize
+  expected = shard['offset'] + n_bytes
   try:
     about = path.stat()
   except OSError as error:
@@ -211,8 +235,7 @@ def check_shards(directory: pathlib.Path, manifest: dict[str, Any]) -> int:
   for split in manifest['splits'].values():
     for shard in split['shards']:
       path = shard_path(directory, shard)
-      size = shard['tokens'] * np.dtype(shard['dtype']).itemsize
-      _check_size(path, shard['offset'] + size)
+      _check_size(path, shard)
       _check_content(path, shard['sha256'])
       if 'ends_sha256' in shard:
         _check_content(ends_path(directory, shard), shard['ends_sha256'])

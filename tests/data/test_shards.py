@@ -9,6 +9,7 @@ import pytest
 
 from jax_sparse_pretrain import config, data
 from jax_sparse_pretrain.data import shards
+from jax_sparse_pretrain.data.rows import ShuffledRows
 from jax_sparse_pretrain.prepare import __main__ as prepare
 
 DOCUMENTS = [f'document {i} ' + 'é' * (i * 7 % 40) for i in range(300)]
@@ -146,6 +147,52 @@ def test_rows_of_tokens_in_a_bucket_are_the_same(made, store):
   (remote / 'train-00000.npy').unlink()
   with pytest.raises(config.ConfigError, match='train-00000.npy: a shard is'):
     open_tokens(remote)
+
+
+def test_remote_shards_come_a_group_ahead_and_go_when_their_group_is_read(
+  made, store, monkeypatch
+):
+  """Each of them once an epoch."""
+  remote = bucket.upload(made, store('ahead'))
+  tokens = open_tokens(remote).train[0]
+  here = open_tokens(made).train[0]
+  ends = np.cumsum(
+    [s['tokens'] for s in manifest_of(made)['splits']['train']['shards']]
+  )
+  opened, original = [], tokens._open
+  monkeypatch.setattr(
+    tokens, '_open', lambda index: opened.append(index) or original(index)
+  )
+  length, group_rows = 32, 40
+  rows = ShuffledRows(tokens, length, 3, group_rows)
+  there = ShuffledRows(here, length, 3, group_rows)
+
+  def shards_of(group):
+    first = group * group_rows * length
+    stop = min(first + group_rows * length, rows.n_rows * length) + 1
+    return set(
+      range(
+        np.searchsorted(ends, first, side='right'),
+        np.searchsorted(ends, stop - 1, side='right') + 1,
+      )
+    )
+
+  out, expected = np.empty((2, length + 1), np.int32)
+  groups = []
+  for position in range(rows.n_rows):
+    rows.read(position, out)
+    there.read(position, expected)
+    np.testing.assert_array_equal(out, expected)
+    groups.append(rows.row_at(position) // group_rows)
+    if groups[-2:-1] != groups[-1:]:
+      following = position + min(
+        group_rows, rows.n_rows - groups[-1] * group_rows
+      )
+      after = rows.row_at(following) // group_rows
+      assert set(tokens._copies) == shards_of(groups[-1]) | shards_of(after)
+  assert set(opened) == set(range(len(ends)))
+  rows.close()
+  assert not tokens._copies
 
 
 def test_the_fingerprint_does_not_depend_on_where_tokens_lie(made, damaged):

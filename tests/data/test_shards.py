@@ -150,48 +150,34 @@ def test_rows_of_tokens_in_a_bucket_are_the_same(made, store):
 
 
 def test_remote_shards_come_a_group_ahead_and_go_when_their_group_is_read(
-  made, store, monkeypatch
+  made, store
 ):
-  """Each of them once an epoch."""
-  remote = bucket.upload(made, store('ahead'))
-  tokens = open_tokens(remote).train[0]
+  tokens = open_tokens(bucket.upload(made, store('ahead'))).train[0]
   here = open_tokens(made).train[0]
-  ends = np.cumsum(
-    [s['tokens'] for s in manifest_of(made)['splits']['train']['shards']]
+  shards_here = manifest_of(made)['splits']['train']['shards']
+  shard_of_token = np.repeat(
+    np.arange(len(shards_here)), [shard['tokens'] for shard in shards_here]
   )
-  opened, original = [], tokens._open
-  monkeypatch.setattr(
-    tokens, '_open', lambda index: opened.append(index) or original(index)
+  length, n = 32, 40
+  there, expected = (
+    ShuffledRows(each, length, 3, n) for each in (tokens, here)
   )
-  length, group_rows = 32, 40
-  rows = ShuffledRows(tokens, length, 3, group_rows)
-  there = ShuffledRows(here, length, 3, group_rows)
 
-  def shards_of(group):
-    first = group * group_rows * length
-    stop = min(first + group_rows * length, rows.n_rows * length) + 1
-    return set(
-      range(
-        np.searchsorted(ends, first, side='right'),
-        np.searchsorted(ends, stop - 1, side='right') + 1,
-      )
-    )
+  def shards_of(row):
+    first = row // n * n
+    last = min(first + n, there.n_rows)
+    return {*shard_of_token[first * length : last * length + 1]}
 
-  out, expected = np.empty((2, length + 1), np.int32)
-  groups = []
-  for position in range(rows.n_rows):
-    rows.read(position, out)
-    there.read(position, expected)
-    np.testing.assert_array_equal(out, expected)
-    groups.append(rows.row_at(position) // group_rows)
-    if groups[-2:-1] != groups[-1:]:
-      following = position + min(
-        group_rows, rows.n_rows - groups[-1] * group_rows
-      )
-      after = rows.row_at(following) // group_rows
-      assert set(tokens._copies) == shards_of(groups[-1]) | shards_of(after)
-  assert set(opened) == set(range(len(ends)))
-  rows.close()
+  order = [there.row_at(position) for position in range(there.n_rows)]
+  out, row_here = np.empty((2, length + 1), np.int32)
+  for position, row in enumerate(order):
+    there.read(position, out)
+    expected.read(position, row_here)
+    np.testing.assert_array_equal(out, row_here)
+    following = [r for r in order[position:] if r // n != row // n]
+    if following:
+      assert set(tokens._copies) == shards_of(row) | shards_of(following[0])
+  there.close()
   assert not tokens._copies
 
 

@@ -853,6 +853,16 @@ def test_saved_data_sets_of_hugging_face_are_read(tmp_path, capsys):
     out = run(tmp_path / 'three', tmp_path / 'out', text_field='a.text')
   assert texts_of(out) == DOCUMENTS[:90]
   assert texts_of(out, 'validation') == [DOCUMENTS[3], DOCUMENTS[5]]
+  with pytest.warns(UserWarning, match='2 of 90 training documents are held'):
+    again = run(
+      tmp_path / 'one',
+      tmp_path / 'again',
+      text_field='a.text',
+      validation=tmp_path / 'three',
+      validation_fraction=None,
+    )
+  assert content(again).keys() == content(out).keys()
+  assert texts_of(again, 'validation') == texts_of(out, 'validation')
   capsys.readouterr()
   (tmp_path / 'one/state.json').write_text('{}')
   assert f'{tmp_path}/one: cannot be' in refused(

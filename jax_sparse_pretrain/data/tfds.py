@@ -6,8 +6,7 @@ Read from ArrayRecord files, without TensorFlow.
 import dataclasses
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -21,17 +20,32 @@ def open_tfds(
   data: config.Data, reading: Reading
 ) -> list[tuple[Records, Reading]]:
   """The two splits as sources of documents; reads no document yet."""
-  builder = _builder(data)
-  _check_feature(builder.info.features, data.text_feature)
+  builder = _named_builder(data)
+  _check_feature(builder, 'data.text_feature', data.text_feature)
   opened = []
   for split in ('train', 'validation'):
     key = f'data.{split}_split'
     name = getattr(data, f'{split}_split')
     _check_split(builder, key, name)
-    texts = _Texts(builder.as_data_source(name), data.text_feature)
     how = dataclasses.replace(reading, split=split)
-    opened.append((Records(f'{builder.info.full_name} {name}', texts), how))
+    opened.append((_records(builder, name, data.text_feature), how))
   return opened
+
+
+def open_splits(path: str, text_field: str) -> dict[str, Records]:
+  """All splits of the data set in a directory, by name."""
+  builder = _builder(storage.as_path(path), path)
+  _check_feature(builder, '--text_field', text_field)
+  return {
+    name: _records(builder, name, text_field)
+    for name, split in builder.info.splits.items()
+    if split.num_examples
+  }
+
+
+def _records(builder, split: str, feature: str) -> Records:
+  texts = _Texts(builder.as_data_source(split), feature)
+  return Records(f'{builder.info.full_name} {split}', texts)
 
 
 class _Texts:
@@ -45,25 +59,31 @@ class _Texts:
       yield self._examples[index][self._feature]
 
 
-def _builder(data: config.Data):
-  import tensorflow_datasets as tfds  # Slow, and only this source needs it.
-
+def _named_builder(data: config.Data):
   directory = storage.as_path(data.path)
   if name := _NAME.fullmatch(data.path):
+    import tensorflow_datasets as tfds  # Slow, and only this source needs it.
+
     root = data.data_dir or tfds.core.constants.DATA_DIR
     directory = storage.as_path(root) / name[1] / name[2]
+  return _builder(directory, f'data.path = {data.path!r}')
+
+
+def _builder(directory: pathlib.Path, where: str):
+  import tensorflow_datasets as tfds
+
   # Not `tfds.builder`: for a data set that is not prepared it turns to the
   # code that generates it, and to the network.
   try:
     builder = tfds.builder_from_directory(directory)
   except Exception as error:  # Whatever a damaged description raises.
     raise config.ConfigError(
-      f'data.path = {data.path!r}: no prepared data set in {directory}; must '
+      f'{where}: no prepared data set in {directory}; must '
       'be name[/config]:version below data.data_dir, or the directory of a '
       'prepared data set. To prepare one: tfds build NAME/CONFIG '
       '--file_format=array_record --data_dir=DIRECTORY'
     ) from error
-  _check_files(builder, directory, f'data.path = {data.path!r}')
+  _check_files(builder, directory, where)
   return builder
 
 
@@ -89,11 +109,12 @@ def _check_files(builder, directory: pathlib.Path, where: str) -> None:
     )
 
 
-def _check_feature(features: Mapping[str, Any], feature: str) -> None:
+def _check_feature(builder, key: str, feature: str) -> None:
+  features = builder.info.features
   texts = [name for name, kind in features.items() if _is_text(kind)]
   if feature not in texts:
     raise config.ConfigError(
-      f'data.text_feature = {feature!r}: must be a text feature of the data '
+      f'{key} = {feature!r}: must be a text feature of the data '
       f'set: {", ".join(texts) or "it has none"}'
     )
 

@@ -23,7 +23,9 @@ def find_inputs(
   """The inputs that the words of the command name, and notes for a person.
 
   A word is a file, a directory, a glob, the directory of a data set that TFDS
-  or Hugging Face's `datasets` has saved, or `hf:NAME[:CONFIG][@SPLIT]`.
+  or Hugging Face's `datasets` has saved, or `hf:NAME[:CONFIG][@SPLIT]`. If a
+  data set has a split for validation, that one is held out; with a split in
+  `reading`, only that one is read.
 
   Raises:
     ConfigError: for a word that names nothing.
@@ -54,25 +56,30 @@ def find_inputs(
 
 
 def _data_set(name: str, reading: documents.Reading) -> list[Input]:
+  """The splits to read of a saved data set; none if this is no data set."""
   path = storage.as_path(name)
   if (path / 'features.json').exists():
-    data = config.Data(
-      source='tfds',
-      path=name,
-      text_feature=reading.text_field,
-      tokenizer='bytes',
+    splits = tfds.open_splits(name, reading.text_field)
+  elif (path / 'dataset_dict.json').exists() or (path / 'state.json').exists():
+    splits = _saved(os.fspath(path), reading)
+  else:
+    return []
+  if reading.split == 'validation' and 'validation' in splits:
+    return [Input(splits['validation'], reading)]
+  if 'train' not in splits:
+    raise config.ConfigError(
+      f'{name}: has no split train, only {", ".join(splits)}'
     )
-    opened = tfds.open_tfds(data, reading)
-    # Splits given by the data set are kept.
-    return [Input(source, how) for source, how in opened]
-  if (path / 'dataset_dict.json').exists() or (path / 'state.json').exists():
-    return _saved(path, reading)
-  return []
+  if reading.split or 'validation' not in splits:
+    return [Input(splits['train'], reading)]
+  return [
+    Input(splits[split], dataclasses.replace(reading, split=split))
+    for split in ('train', 'validation')
+  ]
 
 
-def _saved(path, reading: documents.Reading) -> list[Input]:
+def _saved(name: str, reading) -> dict[str, documents.Records]:
   datasets = _datasets()
-  name = os.fspath(path)
   try:
     loaded = datasets.load_from_disk(name)
   except Exception as error:  # The library raises many kinds.
@@ -80,21 +87,11 @@ def _saved(path, reading: documents.Reading) -> list[Input]:
       f'{name}: cannot be loaded: {schema.one_line(error)}'
     ) from error
   if not isinstance(loaded, datasets.DatasetDict):
-    return [Input(_records(name, loaded, reading), reading)]
-  if 'train' not in loaded:
-    raise config.ConfigError(
-      f'{name}: has no split train, only {", ".join(loaded)}'
-    )
-  if 'validation' not in loaded or reading.split:
-    return [Input(_records(name, loaded['train'], reading), reading)]
-  # Splits given by the data set are kept.
-  return [
-    Input(
-      _records(f'{name} {split}', loaded[split], reading),
-      dataclasses.replace(reading, split=split),
-    )
-    for split in ('train', 'validation')
-  ]
+    return {'train': _records(name, loaded, reading)}
+  return {
+    split: _records(f'{name} {split}', examples, reading)
+    for split, examples in loaded.items()
+  }
 
 
 def _records(name: str, examples, reading) -> documents.Records:

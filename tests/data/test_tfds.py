@@ -140,25 +140,43 @@ def test_rows_come_out_of_a_prepared_data_set(data_dir):
   assert all(row.astype('uint8').tobytes() in line for row in rows)
 
 
+def prepared_texts(out, *arguments):
+  assert prepare.main([*map(str, arguments), f'--out={out}']) == 0
+  corpus = data.open_corpus(config.Data(source='tokens', path=str(out)))
+  texts = []
+  for tokens in (corpus.train[0], corpus.validation):
+    ids = np.empty(len(tokens), np.int32)
+    tokens.read(0, ids)
+    ends = np.flatnonzero(ids == corpus.document_end) + 1
+    texts.append([corpus.tokenizer.decode(i) for i in np.split(ids, ends)[:-1]])
+  return list(map(sorted, texts))
+
+
 def test_a_split_is_prepared_as_it_is_and_may_train_a_tokenizer(
   data_dir, tmp_path
 ):
   """Then its documents are read more than once."""
-  arguments = [str(data_dir / VERSION), '--workers=0']
-  arguments += ['--train_tokenizer=bpe', '--vocab_size=280']
-  assert prepare.main([*arguments, f'--out={tmp_path / "out"}']) == 0
-  corpus = data.open_corpus(
-    config.Data(source='tokens', path=str(tmp_path / 'out'))
+  found = prepared_texts(
+    tmp_path / 'out',
+    data_dir / VERSION,
+    '--workers=0',
+    '--train_tokenizer=bpe',
+    '--vocab_size=280',
   )
-  for split, tokens in (
-    ('train', corpus.train[0]),
-    ('validation', corpus.validation),
-  ):
-    ids = np.empty(len(tokens), np.int32)
-    tokens.read(0, ids)
-    ends = np.flatnonzero(ids == corpus.document_end) + 1
-    texts = [corpus.tokenizer.decode(i) for i in np.split(ids, ends)[:-1]]
-    assert sorted(texts) == sorted(TEXTS[split])
+  assert found == [sorted(TEXTS['train']), sorted(TEXTS['validation'])]
+
+
+def test_inputs_to_hold_out_take_the_place_of_the_split_of_a_data_set(
+  data_dir, tmp_path
+):
+  other = tmp_path / 'other.jsonl'
+  other.write_text('{"text": "another"}')
+  options = ['--workers=0', '--tokenizer=bytes', '--validation']
+  whole = data_dir / VERSION
+  found = prepared_texts(tmp_path / 'a', whole, *options, other)
+  assert found == [sorted(TEXTS['train']), ['another']]
+  found = prepared_texts(tmp_path / 'b', other, *options, whole)
+  assert found == [['another'], sorted(TEXTS['validation'])]
 
 
 @pytest.mark.parametrize('key', ['train_split', 'validation_split'])

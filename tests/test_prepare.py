@@ -173,6 +173,24 @@ def test_other_inputs_need_another_directory(made, source, tmp_path, capsys):
   assert 'differs in inputs' in message
 
 
+def test_an_input_that_changed_on_the_way_is_refused(
+  few, tmp_path, monkeypatch, capsys
+):
+  source, options = few
+  with monkeypatch.context() as patch:
+    killed_at(patch, pathlib.Path, 'replace', 8)
+    with pytest.raises(KeyboardInterrupt):
+      run(source, tmp_path / 'out', **options)
+  before = content(tmp_path / 'out')
+  path = source / 'a.txt'
+  path.write_text(path.read_text().replace('line', 'lane'))
+  message = refused(capsys, command(source, tmp_path / 'out', **options))
+  assert 'differs in inputs' in message
+  path.write_text(path.read_text().replace('lane', 'line'))
+  assert content(tmp_path / 'out') == before
+  run(source, tmp_path / 'out', **options)
+
+
 @pytest.mark.slow  # Starts processes.
 def test_workers_do_not_change_a_byte(made, source, tmp_path):
   for workers in (1, 2):
@@ -640,6 +658,10 @@ def test_a_stopped_run_keeps_the_tokenizer_that_it_trained(
     killed_at(patch, pathlib.Path, 'replace', 4)
     with pytest.raises(KeyboardInterrupt):
       run(source, tmp_path / 'out', **options)
+  # Another tokenizer is refused before it takes the place of the trained one.
+  other = run(source, tmp_path / 'other', **options | {'vocab_size': 290})
+  given = {'tokenizer': other / 'tokenizer.json'}
+  assert prepare.main(command(source, tmp_path / 'out', **given)) == 2
   assert content(run(source, tmp_path / 'out', **options)) == content(whole)
   argv = command(source, tmp_path / 'out', **options | {'vocab_size': 290})
   assert prepare.main(argv) == 2

@@ -217,6 +217,7 @@ def _write(args, inputs, directory: pathlib.Path, stop) -> int:
   journal = Journal(directory, _identity(args, inputs, tokenizer))
   if (directory / shards.MANIFEST).exists():
     return _already_there(directory, journal)
+  journal.read()  # Refuses what another run has begun, and changes nothing.
   itemsize = 2 if tokenizer.vocab_size <= 1 << 16 else 4
   job = pipeline.Job(
     inputs=inputs,
@@ -331,7 +332,7 @@ def _identity(args, inputs, tokenizer) -> dict:
     'alphabet',
   )
   return {
-    'inputs': [[i.source.name, i.source.size()] for i in inputs],
+    'inputs': [[*i.source.identity(), i.reading.split] for i in inputs],
     'tokenizer': tokenizers.identity(tokenizer),
     **{f'--{name}': getattr(args, name) for name in names},
   }

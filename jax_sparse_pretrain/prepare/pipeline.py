@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import multiprocessing
 import os
 import pathlib
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jax_sparse_pretrain import config
+from jax_sparse_pretrain import config, storage
 from jax_sparse_pretrain.data import documents, encoding, shards, tokenizers
 from jax_sparse_pretrain.prepare.inputs import Input
 from jax_sparse_pretrain.prepare.writing import (
@@ -209,8 +210,11 @@ class _Run:
       pieces = source.pieces(reading, dropped)
       n_read = 0
       if index == first and skipped:
-        for _ in range(skipped):
-          next(pieces)
+        if next(itertools.islice(pieces, skipped - 1, None), None) is None:
+          raise config.ConfigError(
+            f'{source.name}: has fewer documents than when this was begun; '
+            'begin again in another directory'
+          )
         # What was dropped on the way has been counted before.
         dropped.clear()
         dropped.update(before)
@@ -312,7 +316,8 @@ def write_tokenizer(
     return about
   suffix = {'huggingface': 'json', 'sentencepiece': 'model'}[tokenizer.kind]
   name = f'tokenizer.{suffix}'
-  (directory / name).write_bytes(tokenizer.model)
+  # In one step: a run that goes on may have trained it, and need this copy.
+  storage.replace(directory / name, tokenizer.model)
   return {
     **about,
     'file': name,
@@ -334,7 +339,8 @@ def check_place(directory: pathlib.Path) -> None:
     raise config.ConfigError(f'--out = {directory}: {error}') from error
   known = {shards.MANIFEST, shards.JOURNAL}
   # Of one that was killed at once.
-  leftovers = {'tokenizer.json', 'tokenizer.model', f'{shards.JOURNAL}.tmp'}
+  written = ('tokenizer.json', 'tokenizer.model', shards.JOURNAL)
+  leftovers = {name + end for name in written for end in ('', '.tmp')}
   if names - leftovers and not names & known:
     raise config.ConfigError(
       f'--out = {directory}: holds other files, such as {min(names)}; must be '

@@ -249,6 +249,7 @@ def sources_of(
   notes = [f'data: {len(found.paths):,} files, {size(n_bytes)}']
   if found.n_repeated:
     notes[0] += f'; {found.n_repeated:,} more names lead to the same files'
+  notes += [f'data: {note}' for note in documents.notes_on(found)]
   return [(source, reading) for source in sources], notes
 
 

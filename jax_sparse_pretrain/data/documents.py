@@ -242,6 +242,32 @@ def file_sources(found: files.Found, fraction: float) -> list[File]:
   return [File(name, path, few) for name, path in found.paths.items()]
 
 
+def notes_on(found: files.Found) -> list[str]:
+  """A note if files that are read as text begin with a record of JSON."""
+  names = [n for n, path in found.paths.items() if _is_json_as_text(path)]
+  if not names:
+    return []
+  others = f' and {len(names) - 1:,} more' if names[1:] else ''
+  return [
+    f'{names[0]}{others}: begins with a record of JSON, but is read as text; '
+    'name it .jsonl to read its records'
+  ]
+
+
+def _is_json_as_text(path: pathlib.Path) -> bool:
+  if storage.is_remote(path):
+    return False  # It would have to be copied here.
+  try:
+    kind = files.kind_of(path)
+    if kind.content != 'text':
+      return False
+    with path.open('rb') as raw, files.decompressed(raw, kind.compression) as f:
+      line = f.readline(1 << 20)
+    return isinstance(json.loads(line), dict)
+  except Exception:  # What cannot be read is an error later on.
+    return False
+
+
 def _document(
   get, where: str, reading: Reading, dropped: collections.Counter
 ) -> Iterator[Piece]:

@@ -50,6 +50,7 @@ def find_inputs(
     )
   paths = {os.fspath(path): path for path in kept}
   found = files.Found(paths, n_repeated)
+  notes += documents.notes_on(found)
   sources = documents.file_sources(found, reading.validation_fraction)
   inputs += [Input(source, reading) for source in sources]
   return inputs, notes

@@ -97,6 +97,22 @@ def test_json_lines_are_documents(tmp_path):
   assert texts(path, text_field='body') == TEXTS
 
 
+def test_json_in_a_file_named_otherwise_is_text_and_noted(tmp_path):
+  write(tmp_path / 'a.txt', '{"text": "a"}\n{"text": "b"}\n')
+  write(tmp_path / 'b.gz', gzip.compress(b'{"text": "c"}'))
+  write(tmp_path / 'c.txt', '{no JSON}\n{"text": "a"}')
+  write(tmp_path / 'd.txt', '12')
+  write(tmp_path / 'e.jsonl', '{"text": "a"}')
+  write(tmp_path / 'f.bin', b'{\0')
+  found = files.find_files(str(tmp_path))
+  (note,) = documents.notes_on(found)
+  assert note.startswith('a.txt and 1 more: begins with a record of JSON, but')
+  assert len(texts(tmp_path / 'a.txt')) == 1
+  (tmp_path / 'a.txt').unlink()
+  (tmp_path / 'b.gz').unlink()
+  assert not documents.notes_on(files.find_files(str(tmp_path)))
+
+
 @pytest.mark.parametrize('indent', [None, 2])
 def test_an_array_of_json_is_documents(indent, tmp_path):
   records = [{'text': text} for text in TEXTS]

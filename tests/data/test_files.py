@@ -400,6 +400,12 @@ def test_a_split_without_documents_is_an_error(fraction, tmp_path):
     open_text(tmp_path, validation_fraction=fraction)
 
 
+def test_a_corpus_says_what_looks_like_something_else(tmp_path):
+  write_texts(tmp_path)
+  (tmp_path / 'x.txt').write_text('{"text": "a"}')
+  assert any('x.txt: begins with' in n for n in open_text(tmp_path).notes)
+
+
 def test_a_corpus_can_be_described_without_reading_it(tmp_path):
   write_texts(tmp_path)
   described = data.describe(

@@ -9,6 +9,7 @@ with version 1 is for uint16 ids, 20240801 with version 7 for uint32
 
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ def adopt(
   """What the manifest says of these files.
 
   Args:
-    names: files or globs; one with `val` in its name is held out.
+    names: files or globs; one with the word `val` in its name is held out.
     vocab_size: every id must be below it.
     eos_id: stands between documents.
 
@@ -42,22 +43,36 @@ def adopt(
     split: {'documents': 0, 'tokens': 0, 'bytes': None, 'shards': []}
     for split in encoding.SPLITS
   }
-  for name in names:
-    if storage.is_remote(name):
-      raise config.ConfigError(f'--adopt: {name}: must be on this machine')
-    for path in files.find_files(name).paths.values():
-      shard = _shard(path.resolve(), vocab_size, eos_id)
-      held_out = 'val' in path.stem
-      split = splits['validation' if held_out else 'train']
-      split['shards'].append(shard)
-      split['tokens'] += shard['tokens']
-      split['documents'] += shard['documents']
+  for path in _token_files(names):
+    shard = _shard(path, vocab_size, eos_id)
+    split = splits['validation' if _is_held_out(path.stem) else 'train']
+    split['shards'].append(shard)
+    split['tokens'] += shard['tokens']
+    split['documents'] += shard['documents']
   for split, found in splits.items():
     if not found['tokens']:
       raise config.ConfigError(
         f'--adopt: no file for {split}; one with val in its name is held out'
       )
   return splits
+
+
+def _token_files(names: Sequence[str]) -> list[pathlib.Path]:
+  """The files, each once."""
+  paths = []
+  for name in names:
+    if storage.is_remote(name):
+      raise config.ConfigError(f'--adopt: {name}: must be on this machine')
+    paths += files.find_files(name).paths.values()
+  kept, _ = files.without_repeats(paths)
+  return [path.resolve() for path in kept]
+
+
+def _is_held_out(name: str) -> bool:
+  """Whether `val` is a word of the name: not in `medieval_train`."""
+  return not {'val', 'valid', 'validation'}.isdisjoint(
+    re.split('[^a-z]+', name.lower())
+  )
 
 
 def _shard(path: pathlib.Path, vocab_size: int, eos_id: int) -> dict[str, Any]:

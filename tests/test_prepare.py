@@ -758,13 +758,14 @@ def test_token_files_of_other_projects_are_taken_as_they_lie(
     ),
   }[form]
   files = [
-    write(tmp_path / 'web_train_000.bin', train[:300]),
-    write(tmp_path / 'web_train_001.bin', train[300:]),
-    write(tmp_path / 'web_val_000.bin', held_out),
+    write(tmp_path / 'medieval_train_000.bin', train[:300]),
+    write(tmp_path / 'medieval_train_001.bin', train[300:]),
+    write(tmp_path / 'medieval_val_000.bin', held_out),
   ]
   before = [path.read_bytes() for path in files]
   out = tmp_path / 'out'
-  argv = ['--adopt', f'{tmp_path}/*.bin', f'--out={out}']
+  # A file that is named twice counts once.
+  argv = ['--adopt', f'{tmp_path}/*.bin', str(files[0]), f'--out={out}']
   argv += [f'--vocab_size={size}', f'--eos_id={end}']
   assert prepare.main(argv) == 0
   corpus = data.open_corpus(config.Data(source='tokens', path=str(out)))

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import hashlib
-import itertools
 import json
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -188,12 +187,14 @@ _LAST: dict[Any, Corpus] = {}
 
 def _read(data: config.Data, tokenizer, sources, notes: list[str]) -> Corpus:
   dropped: collections.Counter = collections.Counter()
+
+  def pieces(counts: collections.Counter):
+    for source, reading in sources:
+      yield from source.pieces(reading, counts)
+
+  encoding.warn_of_lost_text(tokenizer, pieces(collections.Counter()))
   splits = encoding.encode_in_memory(
-    itertools.chain.from_iterable(
-      source.pieces(reading, dropped) for source, reading in sources
-    ),
-    tokenizer,
-    _check_fits_in_memory,
+    pieces(dropped), tokenizer, _check_fits_in_memory
   )
   about = {
     name: {

@@ -5,6 +5,8 @@ both give the same tokens.
 """
 
 import collections
+import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -12,11 +14,17 @@ import numpy as np
 
 from jax_sparse_pretrain.data.documents import Piece
 from jax_sparse_pretrain.data.tokenizers import Tokenizer
+from jax_sparse_pretrain.text import percent
 
 # Text that is handed to a tokenizer at once, in bytes or so.
 BATCH_BYTES = 1 << 20
 
 SPLITS = ('train', 'validation')
+
+# What is looked at to tell whether a tokenizer loses text, and the share of
+# the characters from which on that is said.
+_SAMPLE_PIECES, _SAMPLE_CHARACTERS = 100, 10_000
+_UNKNOWN_SHARE = 1e-4
 
 
 class Part(NamedTuple):
@@ -57,6 +65,21 @@ def encode(tokenizer: Tokenizer, batch: Sequence[Piece]) -> list[np.ndarray]:
 
 def token_dtype(vocab_size: int) -> np.dtype:
   return np.dtype('uint16' if vocab_size <= 1 << 16 else 'uint32')
+
+
+def warn_of_lost_text(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> None:
+  """Warns if the tokenizer has no tokens for characters of the first pieces."""
+  texts = [
+    piece.text[:_SAMPLE_CHARACTERS]
+    for piece in itertools.islice(pieces, _SAMPLE_PIECES)
+  ]
+  share = tokenizer.unknown_share(texts)
+  if share > _UNKNOWN_SHARE:
+    warnings.warn(
+      f'the tokenizer has no token for {percent(share)} of the characters, '
+      'which are lost',
+      stacklevel=2,
+    )
 
 
 class Joiner:

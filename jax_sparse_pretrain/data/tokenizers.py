@@ -47,6 +47,9 @@ class Tokenizer(Protocol):
   def decode(self, ids: Sequence[int]) -> str:
     """Text of token ids; boundary tokens give nothing."""
 
+  def unknown_share(self, texts: Sequence[str]) -> float:
+    """Share of the characters, blanks aside, that no token stands for."""
+
 
 class ByteTokenizer:
   """UTF-8 bytes.
@@ -71,6 +74,9 @@ class ByteTokenizer:
   def decode(self, ids: Sequence[int]) -> str:
     raw = bytes(i for i in map(int, ids) if i < self.bos_id)
     return raw.decode(errors='replace')
+
+  def unknown_share(self, texts: Sequence[str]) -> float:
+    return 0.0
 
 
 class _Model:
@@ -150,6 +156,17 @@ class SentencePieceTokenizer(_Model):
     ends = (self.bos_id, self.eos_id)
     return self._processor.decode([i for i in map(int, ids) if i not in ends])
 
+  def unknown_share(self, texts: Sequence[str]) -> float:
+    unknown_id = self._processor.unk_id()
+    n_unknown = sum(
+      len(piece.surface)
+      for text in texts
+      for piece in self._processor.encode(text, out_type='proto').pieces
+      if piece.id == unknown_id
+    )
+    n_all = sum(len(word) for text in texts for word in text.split())
+    return n_unknown / n_all if n_all else 0.0
+
 
 class HuggingFaceTokenizer(_Model):
   """A `tokenizer.json` of the Hugging Face tokenizers library.
@@ -201,7 +218,6 @@ class HuggingFaceTokenizer(_Model):
     return self._tokenizer.decode(kept, skip_special_tokens=False)
 
   def unknown_share(self, texts: Sequence[str]) -> float:
-    """Share of the characters, blanks aside, that no token stands for."""
     # Word by word: past a character without a token, offsets are too small.
     words = [word for text in texts for word in text.split()]
     n_seen = 0

@@ -11,8 +11,10 @@ Exit status: 0 done, 1 failed, 2 bad input, 75 stopped on request.
 """
 
 import argparse
+import collections
 import contextlib
 import importlib.metadata
+import itertools
 import math
 import os
 import pathlib
@@ -24,16 +26,15 @@ import tqdm
 
 from jax_sparse_pretrain import command_line, storage
 from jax_sparse_pretrain.config import ConfigError
-from jax_sparse_pretrain.data import documents, shards, tokenizers
+from jax_sparse_pretrain.data import documents, encoding, shards, tokenizers
 from jax_sparse_pretrain.prepare import adopting, pipeline, vocabulary
 from jax_sparse_pretrain.prepare import statistics as statistics_lib
 from jax_sparse_pretrain.prepare.inputs import Input, find_inputs
 from jax_sparse_pretrain.prepare.writing import Journal
 from jax_sparse_pretrain.schema import one_line
-from jax_sparse_pretrain.text import percent, short
+from jax_sparse_pretrain.text import short
 
 _SHARD_BYTES = 256_000_000
-_UNKNOWN_SHARE = 1e-4  # from which on a tokenizer is said to lose text
 _SHARED_SHARE = 0.01  # from which on shared documents are a warning
 
 
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.check:
       return _check(args.check)
     if args.stats:
-      print(statistics_lib.statistics_text(pathlib.Path(args.stats)))
+      directory = _local('--stats', args.stats)
+      print(statistics_lib.statistics_text(directory))
       return 0
     if not args.out or not (args.inputs or args.adopt):
       raise ConfigError('needs an INPUT and --out; see --help')
@@ -277,15 +279,19 @@ def _inputs(args: argparse.Namespace) -> tuple[list[Input], list[str]]:
 
 
 def _directory(args: argparse.Namespace) -> pathlib.Path:
-  if '://' in args.out:
-    raise ConfigError(
-      f'--out = {args.out}: must be a directory of this machine; copy it to a '
-      'bucket afterwards, for example with gcloud storage cp -r'
-    )
-  directory = pathlib.Path(args.out).expanduser()
+  directory = _local('--out', args.out)
   if args.count is None:
     return directory
   return directory / f'{args.index:05d}-of-{args.count:05d}'
+
+
+def _local(flag: str, name: str) -> pathlib.Path:
+  if '://' in name:
+    raise ConfigError(
+      f'{flag} = {name}: must be a directory of this machine; copy it to or '
+      'from a bucket, for example with gcloud storage cp -r'
+    )
+  return pathlib.Path(name).expanduser()
 
 
 def _given_tokenizer(args: argparse.Namespace) -> tokenizers.Tokenizer:
@@ -372,24 +378,13 @@ def _warn(manifest: dict, inputs, tokenizer: tokenizers.Tokenizer) -> None:
   for split, found in splits.items():
     if not found['tokens']:
       warnings.warn(f'the {split} split is empty', stacklevel=2)
-  if isinstance(tokenizer, tokenizers.HuggingFaceTokenizer):
-    share = tokenizer.unknown_share(_first_texts(inputs))
-    if share > _UNKNOWN_SHARE:
-      warnings.warn(
-        f'the tokenizer has no token for {percent(share)} of the characters, '
-        'which are lost',
-        stacklevel=2,
-      )
-
-
-def _first_texts(inputs: Sequence[Input], n: int = 100) -> list[str]:
-  import collections
-  import itertools
-
-  pieces = itertools.chain.from_iterable(
-    source.pieces(reading, collections.Counter()) for source, reading in inputs
+  encoding.warn_of_lost_text(
+    tokenizer,
+    itertools.chain.from_iterable(
+      source.pieces(reading, collections.Counter())
+      for source, reading in inputs
+    ),
   )
-  return [piece.text[:10_000] for piece in itertools.islice(pieces, n)]
 
 
 @contextlib.contextmanager

@@ -30,10 +30,9 @@ def train_sentencepiece(path, **options):
     model_writer=model,
     vocab_size=300,
     model_type='bpe',
-    byte_fallback=True,
     hard_vocab_limit=False,
     minloglevel=2,
-    **options,
+    **{'byte_fallback': True, **options},
   )
   path.write_bytes(model.getvalue())
   return path
@@ -293,6 +292,11 @@ def test_the_share_of_characters_without_a_token_is_told(tmp_path):
   assert tokenizer.unknown_share(['abc abc de']) == pytest.approx(2 / 8)
   path = train_huggingface(tmp_path / 'b.json', ['</s>'])
   assert load('huggingface', path).unknown_share(['naïve 🙂 日本']) == 0
+  known = ''.join(TEXTS).split()[0]
+  for byte_fallback, share in ((True, 0), (False, 2 / (len(known) + 3))):
+    path = train_sentencepiece(tmp_path / 'm', byte_fallback=byte_fallback)
+    tokenizer = load('sentencepiece', path)
+    assert tokenizer.unknown_share([f'{known}  日{known[0]}', '本']) == share
 
 
 @pytest.mark.parametrize('kind', ['sentencepiece', 'huggingface'])

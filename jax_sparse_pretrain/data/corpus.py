@@ -196,19 +196,12 @@ def _read(data: config.Data, tokenizer, sources, notes: list[str]) -> Corpus:
   splits = encoding.encode_in_memory(
     pieces(dropped), tokenizer, _check_fits_in_memory
   )
-  about = {
-    name: {
-      'documents': split.n_documents,
-      'tokens': len(split.ids),
-      'bytes': split.n_bytes,
-      'sha256': hashlib.sha256(split.ids).hexdigest(),
-    }
-    for name, split in splits.items()
-  }
-  notes += [
-    f'data: {n:,} documents left out ({what})'
-    for what, n in sorted(dropped.items())
-  ]
+  held_out = set(splits['validation'].digests)
+  digests = splits['train'].digests
+  n_shared = sum(digest in held_out for digest in digests)
+  encoding.warn_of_shared_documents(n_shared, len(digests))
+  about = {name: _about(split) for name, split in splits.items()}
+  identity = tokenizers.identity(tokenizer)
   return Corpus(
     train=(rows.ArrayTokens(splits['train'].ids),),
     weights=(1.0,),
@@ -216,13 +209,25 @@ def _read(data: config.Data, tokenizer, sources, notes: list[str]) -> Corpus:
     tokenizer=tokenizer,
     vocab_size=tokenizer.vocab_size,
     document_end=tokenizer.eos_id,
-    fingerprint={
-      'source': data.source,
-      'tokenizer': tokenizers.identity(tokenizer),
-      **about,
-    },
-    notes=(*notes, *_notes(about, tokenizers.identity(tokenizer))),
+    fingerprint={'source': data.source, 'tokenizer': identity, **about},
+    notes=(
+      *notes,
+      *(
+        f'data: {n:,} documents left out ({what})'
+        for what, n in sorted(dropped.items())
+      ),
+      *_notes(about, identity),
+    ),
   )
+
+
+def _about(split: encoding.EncodedSplit) -> dict[str, Any]:
+  return {
+    'documents': len(split.digests),
+    'tokens': len(split.ids),
+    'bytes': split.n_bytes,
+    'sha256': hashlib.sha256(split.ids).hexdigest(),
+  }
 
 
 def sources_of(

@@ -8,6 +8,7 @@ piece and a record, whatever the size of a file.
 import collections
 import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import itertools
@@ -177,6 +178,8 @@ class File(Source):
     except config.ConfigError:
       raise
     except Exception as error:  # Libraries raise many kinds for damaged files.
+      if getattr(error, 'errno', None) == errno.ENOSPC:
+        raise  # By the copy of an object; the file is good.
       raise config.ConfigError(
         f'{self._path}: cannot be read: {schema.one_line(error)}'
       ) from error
@@ -197,13 +200,14 @@ class File(Source):
       cut = _size(path, kind) * (1 - reading.validation_fraction)
     with self._opened(path, kind) as stream:
       parts = _by_position(_blocks(stream), cut, split)
-      digest, line = None, 1
+      digest, begins, line = None, True, 1
       for last, (raw, part_split, ends_part) in _with_last(parts):
         self.n_bytes_read = self._raw.tell()
-        if digest is None:
+        if begins:
           digest = _digest(raw)
           held_out = _is_held_out(digest, reading.validation_fraction)
           by_hash = 'validation' if held_out else 'train'
+        begins = ends_part
         try:
           text = raw.decode('utf-8', _decoding(reading.errors))
         except UnicodeDecodeError as error:

@@ -25,6 +25,8 @@ SPLITS = ('train', 'validation')
 # the characters from which on that is said.
 _SAMPLE_PIECES, _SAMPLE_CHARACTERS = 100, 10_000
 _UNKNOWN_SHARE = 1e-4
+# The same for documents that are in both splits.
+_SHARED_SHARE = 0.01
 
 
 class Part(NamedTuple):
@@ -82,6 +84,15 @@ def warn_of_lost_text(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> None:
     )
 
 
+def warn_of_shared_documents(n_shared: int, n_train: int) -> None:
+  """Warns if many training documents are held out, too."""
+  if n_shared > _SHARED_SHARE * n_train:
+    warnings.warn(
+      f'{n_shared:,} of {n_train:,} training documents are held out, too',
+      stacklevel=2,
+    )
+
+
 class Joiner:
   """Puts boundaries around documents that come in pieces.
 
@@ -103,11 +114,11 @@ class Joiner:
 
 
 class EncodedSplit(NamedTuple):
-  """A split in memory."""
+  """A split in memory; `digests` has that of each document."""
 
   ids: np.ndarray
-  n_documents: int
   n_bytes: int
+  digests: list[bytes]
 
 
 def encode_in_memory(
@@ -123,20 +134,22 @@ def encode_in_memory(
     check: called with the bytes read so far; may raise.
   """
   arrays: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
-  documents, sizes = collections.Counter(), collections.Counter()
+  digests: dict[str, list[bytes]] = {split: [] for split in SPLITS}
+  sizes = collections.Counter()
   joiner = Joiner(tokenizer)
   for batch in batches_of(pieces):
     for piece, ids in zip(batch, encode(tokenizer, batch), strict=True):
       arrays[piece.split].append(joiner.join(ids, piece.ends))
-      documents[piece.split] += piece.ends
+      if piece.ends:
+        digests[piece.split].append(piece.digest)
       sizes[piece.split] += len(piece.text.encode())
     check(sizes.total())
   dtype = token_dtype(tokenizer.vocab_size)
   return {
     split: EncodedSplit(
       np.concatenate([np.empty(0, dtype), *arrays[split]]),
-      documents[split],
       sizes[split],
+      digests[split],
     )
     for split in SPLITS
   }

@@ -35,7 +35,6 @@ from jax_sparse_pretrain.schema import one_line
 from jax_sparse_pretrain.text import short
 
 _SHARD_BYTES = 256_000_000
-_SHARED_SHARE = 0.01  # from which on shared documents are a warning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -368,13 +367,9 @@ def _manifest(about, job: pipeline.Job, made: pipeline.Made, journal) -> dict:
 
 def _warn(manifest: dict, inputs, tokenizer: tokenizers.Tokenizer) -> None:
   splits = manifest['splits']
-  n_train = splits['train']['documents']
-  n_shared = manifest['documents_in_both_splits']
-  if n_shared > _SHARED_SHARE * n_train:
-    warnings.warn(
-      f'{n_shared:,} of {n_train:,} training documents are held out, too',
-      stacklevel=2,
-    )
+  encoding.warn_of_shared_documents(
+    manifest['documents_in_both_splits'], splits['train']['documents']
+  )
   for split, found in splits.items():
     if not found['tokens']:
       warnings.warn(f'the {split} split is empty', stacklevel=2)

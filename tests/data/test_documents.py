@@ -334,7 +334,7 @@ def test_pieces_make_the_tokens_of_their_document(tmp_path, small_pieces):
   expected = ['first', long, long + 'x', 'last']
   raw = b''.join(b'\xfe' + text.encode() + b'\xff' for text in expected)
   assert made['train'].ids.astype(np.uint8).tobytes() == raw
-  assert made['train'].n_documents == 4
+  assert len(made['train'].digests) == 4
   assert made['train'].n_bytes == sum(map(len, expected))
 
 

@@ -177,6 +177,8 @@ def test_remote_shards_come_a_group_ahead_and_go_when_their_group_is_read(
     following = [r for r in order[position:] if r // n != row // n]
     if following:
       assert set(tokens._copies) == shards_of(row) | shards_of(following[0])
+  for copy in tokens._copies.values():
+    copy.result()
   there.close()
   assert not tokens._copies
 

@@ -131,6 +131,15 @@ def test_the_fingerprint_tells_slices_apart(data_dir):
   assert slices[0] != slices[1]
 
 
+def test_documents_that_both_splits_hold_are_a_warning(data_dir):
+  with pytest.warns(UserWarning, match='10 of 20 training documents are held'):
+    open_tfds(
+      data_dir / VERSION,
+      train_split='train[:20]',
+      validation_split='train[10:]',
+    )
+
+
 def test_rows_come_out_of_a_prepared_data_set(data_dir):
   corpus = open_tfds(data_dir / VERSION)
   rows = data.evaluation_rows(corpus, n_rows=4, context_length=12)

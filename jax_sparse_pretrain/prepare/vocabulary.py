@@ -20,7 +20,7 @@ def train_bpe(
   """Byte-level BPE: the same inputs give the same file.
 
   Args:
-    inputs: the first bytes of each are the sample, an equal share of each.
+    inputs: the first bytes of them are the sample.
     vocab_size: with the two boundary tokens.
     alphabet: 'all' 256 bytes, so that any text can be written; or 'text', those
       that the sample has, so that a small vocabulary has no unused ids.
@@ -65,14 +65,23 @@ def train_bpe(
 def _sample(
   inputs: Sequence[Input], sample_bytes: int, n_texts: collections.Counter
 ) -> Iterator[str]:
-  share = max(sample_bytes // max(len(inputs), 1), 1)
-  for source, reading in inputs:
-    left = share
+  # A MiB of each, or more of a few. Of a thousand files, those first that lie
+  # evenly among them: they may have to be copied here.
+  share = max(sample_bytes // max(len(inputs), 1), 1 << 20)
+  step = max(len(inputs) * share // sample_bytes, 1)
+  n_left = sample_bytes
+  for source, reading in (
+    i for first in range(step) for i in inputs[first::step]
+  ):
+    n_input = 0
     for piece in source.pieces(reading, collections.Counter()):
       # A trainer takes a text as a whole, so a long piece comes in lines.
       for line in piece.text.splitlines(keepends=True):
         n_texts['texts'] += 1
         yield line
-      left -= len(piece.text)
-      if left <= 0:
+      n_input += len(piece.text)
+      if n_input >= min(share, n_left):
         break
+    n_left -= n_input
+    if n_left <= 0:
+      return

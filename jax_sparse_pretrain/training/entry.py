@@ -6,7 +6,6 @@ does, once it has joined the others.
 
 import contextlib
 import os
-import sys
 from typing import Any
 
 from jax_sparse_pretrain import distributed
@@ -73,7 +72,6 @@ def train_here(
   root = distributed.together(lambda: workdir_lib.root_of(workdir))
   distributed.check_shared(root)
   experiment = distributed.together(lambda: setup.set_up(config))
-  distributed.on_primary(lambda: _say(experiment.notes))
   files = workdir_lib.Workdir(root)
   with contextlib.ExitStack() as stack:
     stack.callback(experiment.batches.close)
@@ -84,11 +82,6 @@ def train_here(
     summary = _train_claimed(experiment, files, fork, stop, claim)
     distributed.on_primary(lambda: training_picture.save_training_picture(root))
     return summary
-
-
-def _say(notes) -> None:
-  for note in notes:
-    print(note, file=sys.stderr)
 
 
 def _train_claimed(experiment, files, fork: bool, stop, claim) -> loop.Summary:

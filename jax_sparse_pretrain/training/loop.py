@@ -75,6 +75,8 @@ def train(
     )
     if progress is None:
       progress = stack.enter_context(_progress(experiment, start.step))
+    for note in experiment.notes:
+      progress.note(note)
     branches = branches or Branches(workdir.root)
     run = _Run(experiment, output, checkpoints, progress, start, branches)
     try:

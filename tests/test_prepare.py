@@ -402,6 +402,18 @@ def test_shares_of_many_machines_make_up_the_whole(tmp_path):
     assert sorted(texts) == sorted(texts_of(whole, split))
 
 
+def test_shares_train_the_same_tokenizer(tmp_path):
+  for i, text in enumerate(DOCUMENTS[:40]):
+    (tmp_path / f'{i:03}.txt').write_text(text)
+  options = {'tokenizer': None, 'train_tokenizer': 'bpe', 'vocab_size': 290}
+  for i in range(2):
+    run(f'{tmp_path}/*.txt', tmp_path / 'out', index=i, count=2, **options)
+  corpus = data.open_corpus(
+    config.Data(source='tokens', path=f'{tmp_path}/out/*')
+  )
+  assert corpus.fingerprint['train']['documents'] > 20
+
+
 @pytest.mark.parametrize(
   'change, match',
   [

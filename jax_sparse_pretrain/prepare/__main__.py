@@ -159,6 +159,10 @@ def _check_numbers(args: argparse.Namespace) -> None:
     value = getattr(args, name)
     if value is not None and not low <= value < math.inf:
       raise ConfigError(f'--{name} = {value}: must be at least {low}')
+  if (args.index is None) != (args.count is None):
+    raise ConfigError('--index and --count: must be given together')
+  if args.count is not None and not 0 <= args.index < args.count:
+    raise ConfigError(f'--index = {args.index}: must be from 0 to --count - 1')
   if not 0 <= args.validation_fraction < 1:
     raise ConfigError(
       f'--validation_fraction = {args.validation_fraction}: must be in [0, 1)'
@@ -214,7 +218,9 @@ def _prepare(args: argparse.Namespace, stop: command_line.StopRequest) -> int:
 
 
 def _write(args, inputs, directory: pathlib.Path, stop) -> int:
+  # Before the share is taken, so that all shares train the same tokenizer.
   tokenizer = _tokenizer(args, directory, inputs)
+  inputs = _share(args, inputs)
   journal = Journal(directory, _identity(args, inputs, tokenizer))
   if (directory / shards.MANIFEST).exists():
     return _already_there(directory, journal)
@@ -263,18 +269,19 @@ def _inputs(args: argparse.Namespace) -> tuple[list[Input], list[str]]:
       ),
     )
     notes += more
-  if (args.index is None) != (args.count is None):
-    raise ConfigError('--index and --count: must be given together')
-  if args.count is not None:
-    if not 0 <= args.index < args.count:
-      raise ConfigError(
-        f'--index = {args.index}: must be from 0 to --count - 1'
-      )
-    inputs = inputs[args.index :: args.count]
-    held_out = held_out[args.index :: args.count]
-    if not inputs:
-      raise ConfigError(f'--count = {args.count}: leaves this share no input')
   return held_out + inputs, notes
+
+
+def _share(args, inputs: Sequence[Input]) -> list[Input]:
+  """The inputs of this machine: each N-th of those of each kind."""
+  if args.count is None:
+    return list(inputs)
+  held_out = [i for i in inputs if i.reading.split == 'validation']
+  others = [i for i in inputs if i.reading.split != 'validation']
+  share = others[args.index :: args.count]
+  if not share:
+    raise ConfigError(f'--count = {args.count}: leaves this share no input')
+  return held_out[args.index :: args.count] + share
 
 
 def _directory(args: argparse.Namespace) -> pathlib.Path:

@@ -49,8 +49,11 @@ def evaluation_rows(
   n_rows: int,
   context_length: int,
   mask_documents: bool = False,
+  name: str = 'eval_loss',
 ) -> np.ndarray:
   """Validation rows in a fixed random order, of the form of a batch.
+
+  `name` is that of the metric, for an error.
 
   Raises:
     ConfigError: if there are too few tokens.
@@ -59,7 +62,7 @@ def evaluation_rows(
   if shuffled.n_rows < n_rows:
     raise config.ConfigError(
       f'evaluation.rows = {n_rows}: must be at most {shuffled.n_rows}, the '
-      f'rows of {context_length} tokens that the validation split holds'
+      f'rows of {context_length} tokens in the validation split for {name}'
     )
   starts = [shuffled.row_at(i) * context_length for i in range(n_rows)]
   rows = np.empty((n_rows, context_length + 1), np.int32)

@@ -154,6 +154,11 @@ class MixedRows:
   ):
     self._sets, self._seed = sets, seed
     self._counts = _apportioned(np.asarray(weights, float), _MIXTURE_BLOCK)
+    if not self._counts.all():
+      raise config.ConfigError(
+        f'data.mixture: the weights {tuple(weights)} give a set none of '
+        f'{_MIXTURE_BLOCK:,} rows; must give each at least one'
+      )
     self._block = functools.lru_cache(2)(self._make_block)
 
   def which(self, position: int) -> tuple[int, int]:

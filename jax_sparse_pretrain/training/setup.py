@@ -218,6 +218,7 @@ def _open_data(config: Config, mesh: Mesh) -> dict[str, Any]:
       n_rows=config.evaluation.rows,
       context_length=config.model.context_length,
       mask_documents=config.data.mask_documents,
+      name=name,
     )
     for name, each in evaluated.items()
   }

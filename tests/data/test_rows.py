@@ -276,6 +276,11 @@ def test_a_mixture_is_exact_in_each_block_of_ten_thousand_rows(weights):
   assert len([*itertools.groupby(blocks[0][:100])]) > 5 or weights[0] > 0.9
 
 
+def test_a_set_that_would_never_be_read_is_an_error():
+  with pytest.raises(config.ConfigError, match='none of 10,000 rows'):
+    open_batches(*SETS, weights=(1, 1, 1e-6))
+
+
 def test_each_set_of_a_mixture_is_read_once_before_it_is_read_twice():
   rows = take(30, *SETS, weights=(0.6, 0.3, 0.1)).reshape(-1, 17)
   for index, line in enumerate(SETS):

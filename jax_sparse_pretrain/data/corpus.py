@@ -4,7 +4,7 @@ import collections
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from jax_sparse_pretrain import config, storage
@@ -96,13 +96,7 @@ def _open_tokens(data: config.Data) -> Corpus:
   sets = [prepared_directories(path) for path, _ in mixture]
   directories = [directory for each in sets for directory in each]
   manifests = {d: shards.read_manifest(d) for d in directories}
-  about = manifests[directories[0]]['tokenizer']
-  for directory, manifest in manifests.items():
-    if _same_tokens(manifest['tokenizer']) != _same_tokens(about):
-      raise config.ConfigError(
-        f'{directory}: was prepared with another tokenizer than '
-        f'{directories[0]}'
-      )
+  about = _common_tokenizer(manifests)
   if data.tokenizer != 'auto':
     _check_tokenizer(data, about)
   splits = {s: _describe(manifests.values(), s) for s in encoding.SPLITS}
@@ -126,6 +120,18 @@ def _open_tokens(data: config.Data) -> Corpus:
     fingerprint=fingerprint,
     notes=_notes(splits, about),
   )
+
+
+def _common_tokenizer(manifests: Mapping[Any, dict]) -> dict[str, Any]:
+  """What the manifests, by directory, say of the one tokenizer."""
+  (first, manifest), *others = manifests.items()
+  about = manifest['tokenizer']
+  for directory, other in others:
+    if _same_tokens(other['tokenizer']) != _same_tokens(about):
+      raise config.ConfigError(
+        f'{directory}: was prepared with another tokenizer than {first}'
+      )
+  return about
 
 
 def _describe(manifests: Iterable[dict], split: str) -> dict[str, Any]:

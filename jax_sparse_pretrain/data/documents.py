@@ -208,14 +208,7 @@ class File(Source):
           held_out = _is_held_out(digest, reading.validation_fraction)
           by_hash = 'validation' if held_out else 'train'
         begins = ends_part
-        try:
-          text = raw.decode('utf-8', _decoding(reading.errors))
-        except UnicodeDecodeError as error:
-          line += raw[: error.start].count(b'\n')
-          raise config.ConfigError(
-            f'{self._path}, line {line}: not UTF-8 ({error.reason}); '
-            "must be, or set the errors to 'replace' or 'skip'"
-          ) from error
+        text = self._decoded(raw, line, reading.errors)
         line += raw.count(b'\n')
         where = part_split or by_hash
         if not reading.piece_bytes:
@@ -225,6 +218,17 @@ class File(Source):
           yield Piece(piece.decode(), True, where, digest)
     if digest is None:
       dropped['empty'] += 1
+
+  def _decoded(self, raw: bytes, line: int, errors: str) -> str:
+    """The text of a block that begins at a line."""
+    try:
+      return raw.decode('utf-8', _decoding(errors))
+    except UnicodeDecodeError as error:
+      line += raw[: error.start].count(b'\n')
+      raise config.ConfigError(
+        f'{self._path}, line {line}: not UTF-8 ({error.reason}); '
+        "must be, or set the errors to 'replace' or 'skip'"
+      ) from error
 
   def _is_utf8(self, path, kind) -> bool:
     with self._opened(path, kind) as stream:
@@ -470,16 +474,21 @@ def _by_position(
       yield block, 'train', True
       cut = -1
     else:
-      end = block.find(b'\n', inside) + 1
-      if not 0 < end < len(block):
-        end = block.rfind(b'\n', 0, inside) + 1
-      end = end or _character_start(block, inside)
-      # Before the first character there is no text to train on.
-      end = end or _character_end(block, inside)
+      end = _cut_near(block, inside)
       for raw, name in ((block[:end], 'train'), (block[end:], 'validation')):
         if raw:
           yield raw, name, name == 'train'
       cut = -1
+
+
+def _cut_near(block: bytes, index: int) -> int:
+  """Where to cut a block: at the end of a line, or between two characters."""
+  end = block.find(b'\n', index) + 1
+  if not 0 < end < len(block):
+    end = block.rfind(b'\n', 0, index) + 1
+  end = end or _character_start(block, index)
+  # Before the first character there is no text to train on.
+  return end or _character_end(block, index)
 
 
 def _with_last(items):

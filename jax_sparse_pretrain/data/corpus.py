@@ -68,7 +68,7 @@ def describe(data: config.Data) -> list[str]:
       return list(_open_tokens(data).notes)
     sources, notes = sources_of(data)
     return notes or [f'data: {source.name}' for source, _ in sources]
-  except (config.ConfigError, OSError) as error:
+  except Exception as error:  # Object stores raise many kinds.
     return [f'data: not here: {one_line(error)}']
 
 

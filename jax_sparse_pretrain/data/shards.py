@@ -19,6 +19,7 @@ import numpy as np
 
 from jax_sparse_pretrain import config, storage
 from jax_sparse_pretrain.data import files, tokenizers
+from jax_sparse_pretrain.schema import one_line
 
 MANIFEST = 'manifest.json'
 # How far an unfinished `prepare` is.
@@ -126,8 +127,10 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
       'python -m jax_sparse_pretrain.prepare'
     )
     raise config.ConfigError(f'{directory}: {hint}') from error
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise config.ConfigError(f'{path}: cannot be read: {error}') from error
+  except Exception as error:  # Object stores raise many kinds.
+    raise config.ConfigError(
+      f'{path}: cannot be read: {one_line(error)}'
+    ) from error
   if found != (_FORMAT, _VERSION):
     raise config.ConfigError(
       f'{path}: is {found[0]} {found[1]}; must be {_FORMAT} {_VERSION}'

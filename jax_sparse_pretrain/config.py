@@ -316,8 +316,8 @@ def _data_checks(data: Data) -> Iterator[_Check]:
     "data.mixture: needs data.source = 'tokens' and data.path = ''",
   )
   yield (
-    all(weight > 0 for _, weight in data.mixture),
-    f'data.mixture = {data.mixture}: weights must be above 0',
+    all(0 < weight < math.inf for _, weight in data.mixture),
+    f'data.mixture = {data.mixture}: weights must be above 0 and finite',
   )
   yield (
     is_tokens or data.tokenizer != 'auto',

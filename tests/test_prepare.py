@@ -343,7 +343,7 @@ def few(tmp_path, monkeypatch):
     'jax_sparse_pretrain.prepare.pipeline._JOURNAL_SECONDS', 0
   )
   monkeypatch.setattr('jax_sparse_pretrain.data.encoding.BATCH_BYTES', 700)
-  monkeypatch.setattr('jax_sparse_pretrain.data.documents.PIECE_BYTES', 600)
+  monkeypatch.setattr('jax_sparse_pretrain.data.cutting.PIECE_BYTES', 600)
   source = write_documents(tmp_path / 'texts', 60)
   (source / 'a.txt').write_text('a line of a long document\n' * 100)
   return source, {'shard_tokens': 2000, 'validation_fraction': 0.3}

@@ -1,10 +1,11 @@
 """Sources -> documents -> tokens -> rows -> batches.
 
-`files` says which files a pattern names and what they are, `documents` reads
-them, `tfds` reads data sets, `encoding` makes token ids with `tokenizers`,
+`files` says which files a pattern names and what they are; `documents` reads
+them, with `records` for formats of records and `cutting` for long texts;
+`tfds` reads data sets. `encoding` makes token ids with `tokenizers`, and
 `shards` keeps them on disk. `corpus` opens what a config names, and `rows`
-deals it to batches. The order of the data is a promise to runs that resume:
-it may not change.
+deals it to batches. The order of the data is a promise to runs that resume: it
+may not change.
 """
 
 from collections.abc import Sequence

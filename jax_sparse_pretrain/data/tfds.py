@@ -80,8 +80,8 @@ def _builder(directory: pathlib.Path, where: str):
     raise config.ConfigError(
       f'{where}: no prepared data set in {directory}; must '
       'be name[/config]:version below data.data_dir, or the directory of a '
-      'prepared data set. To prepare one: tfds build NAME/CONFIG '
-      '--file_format=array_record --data_dir=DIRECTORY'
+      'prepared data set. To prepare one, where TensorFlow is installed: tfds '
+      'build NAME/CONFIG --file_format=array_record --data_dir=DIRECTORY'
     ) from error
   _check_files(builder, directory, where)
   return builder
@@ -92,7 +92,8 @@ def _check_files(builder, directory: pathlib.Path, where: str) -> None:
   if file_format != 'array_record':
     raise config.ConfigError(
       f'{where}: is prepared as {file_format}; must be array_record. To '
-      f'convert it: tfds convert_format --dataset_version_dir={directory} '
+      'convert it, where TensorFlow is installed: tfds convert_format '
+      f'--dataset_version_dir={directory} '
       '--out_file_format=array_record --out_dir=NEW_DIRECTORY'
     )
   present = {path.name for path in directory.iterdir()}

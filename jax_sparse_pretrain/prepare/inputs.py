@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jax_sparse_pretrain import config, schema, storage
-from jax_sparse_pretrain.data import documents, files, tfds
+from jax_sparse_pretrain.data import documents, files, records, tfds
 from jax_sparse_pretrain.text import count
 
 
@@ -122,7 +122,7 @@ class _Texts:
 
   def __iter__(self):
     for example in self._examples:
-      yield documents.field_of(example, self._field)
+      yield records.field_of(example, self._field)
 
 
 def _datasets():

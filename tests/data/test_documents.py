@@ -12,7 +12,13 @@ import zstandard
 from pyarrow import ipc, parquet
 
 from jax_sparse_pretrain import config
-from jax_sparse_pretrain.data import documents, encoding, files, tokenizers
+from jax_sparse_pretrain.data import (
+  cutting,
+  documents,
+  encoding,
+  files,
+  tokenizers,
+)
 
 TEXTS = [f'line {i}\nof é 🙂' * (i % 3 + 1) for i in range(30)]
 
@@ -64,7 +70,7 @@ def error(path, **changes):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-  monkeypatch.setattr(documents, 'PIECE_BYTES', 1000)
+  monkeypatch.setattr(cutting, 'PIECE_BYTES', 1000)
 
 
 def test_a_text_file_is_one_document_in_one_piece(tmp_path):

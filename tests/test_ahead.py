@@ -122,6 +122,7 @@ def test_state_of_a_device_is_what_shapes_and_mesh_say():
   assert 0 < ahead().memory.arguments - sum(state.values()) < 64
 
 
+@pytest.mark.slow
 def test_a_dense_run_has_no_masks_and_no_update():
   dense = ahead(pruning=DENSE)
   assert dense.state['masks'] == 0
@@ -129,6 +130,7 @@ def test_a_dense_run_has_no_masks_and_no_update():
   assert 'mask update' not in program.step_table(dense)
 
 
+@pytest.mark.slow
 def test_the_state_is_updated_in_place():
   used = ahead().memory
   assert used.outputs - used.reused < 2048
@@ -157,6 +159,7 @@ def flops_of_model(config):
 IN_PARTS = {'pruning': DENSE, 'batch_size': 16, 'accumulation_steps': 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'changes', [{}, pytest.param(IN_PARTS, marks=pytest.mark.slow)]
 )

@@ -245,6 +245,7 @@ def test_only_what_the_solver_reached_is_at_a_bound():
   ]
 
 
+@pytest.mark.slow
 def test_sparsity_and_counts_follow_from_each_other(runs):
   """And without averages, only the test by compute is missing."""
   dense = np.flatnonzero(runs.sparsity == 0)[::2]

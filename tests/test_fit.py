@@ -100,6 +100,7 @@ def test_the_whole_grid_is_hoffmanns():
   assert [len(np.unique(column)) for column in starts.T] == [6, 6, 5, 5, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('delta', (1e-4, 1e-3, 1e-1))
 @pytest.mark.parametrize(
   ('n_seeds', 'n_starts'),

@@ -108,6 +108,7 @@ def our_own_run(tx, schedule, batches, **options):
     yield state.params, state.masks
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize(
   'options', [{}, {'distribution': 'uniform', 'mask_gradients': True}], ids=str
 )

@@ -75,6 +75,7 @@ def test_uniform_counts_are_the_same_in_every_layer():
   assert final == [round(32 * 64 * 0.2)] * 2
 
 
+@pytest.mark.slow
 def test_from_equal_weights_the_masks_are_equal_to_the_bit():
   one, eight = build('one'), build('eight')
   prune = one.plan.schedule.end
@@ -130,6 +131,7 @@ def test_moments_and_masks_live_with_their_parameters():
   experiment.batches.close()
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_their_schedule_are_traced_once():
   trained('one')
   experiment = build('one', pruning={'every': 1})

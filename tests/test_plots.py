@@ -571,6 +571,7 @@ def test_the_command_writes_each_picture(arguments, tmp_path, capsys):
   assert 'picture.svg' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_density_of_workdirs_and_schedules_of_a_table(tmp_path):
   write_run(tmp_path / 'runs' / 'a')
   assert draw('density', tmp_path / 'runs', '--out', tmp_path / 'a.png') == 0

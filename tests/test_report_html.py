@@ -162,6 +162,7 @@ def test_the_picture_of_the_laws_says_what_their_table_says(monkeypatch):
   assert titles[1] == 'law of N final, RMS 4.41 %'
 
 
+@pytest.mark.slow
 def test_the_bias_has_the_sign_of_the_residuals(table):
   runs = load_runs(table)
   comparison = compare_laws(runs)
@@ -177,6 +178,7 @@ def test_names_are_text_and_not_markup(text):
   assert NAME not in text
 
 
+@pytest.mark.slow
 def test_the_command_on_the_page_makes_it_again(text, tmp_path):
   """To the byte, but for where it is written."""
   [command] = Page(text).text('pre')

@@ -138,7 +138,7 @@ def test_a_mask_update_moves_only_counts_and_holds_no_copy(variant, axis_type):
   )
 
 
-@pytest.mark.fast(1)
+@pytest.mark.slow
 @pytest.mark.parametrize('axis_type', [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize('how', ['global', 'uniform'])
 def test_masks_of_a_mesh_equal_those_of_one_device(how, axis_type):

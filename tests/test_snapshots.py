@@ -53,6 +53,7 @@ def test_masks_of_different_kernels_do_not_compare():
     snapshots.overlap(some_masks(0), {'layers/up/kernel': np.ones((3, 5, 7))})
 
 
+@pytest.mark.slow
 def test_reading_needs_no_jax_and_no_file_needs_training():
   code = (
     'import sys\n'

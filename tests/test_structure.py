@@ -318,6 +318,7 @@ def on_mesh(tree, mesh):
   }
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize('structure', [Block(4, 2), Channel(0)], ids=str)
 def test_masks_are_the_same_bit_for_bit_on_eight_devices(structure):
   mesh = mesh_of(AxisType.Auto)

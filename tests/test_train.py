@@ -641,6 +641,7 @@ def test_python_trains_outside_the_main_thread(short, tmp_path):
   assert summary['completed'] and summary['steps'] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fails', [False, True])
 def test_nothing_prefetches_once_a_run_has_ended(short, fails, tmp_path):
   experiment = setup.set_up(short)

@@ -32,6 +32,7 @@ def two_token_counts(jitter):
 # Profile ends on flat directions.
 
 
+@pytest.mark.slow
 def test_a_flat_direction_is_walked_to_its_end():
   # All data within a factor of 1.35: next to nothing is known of E, whose
   # profile ends at 2.41 if each trial goes on from a law that holds.
@@ -168,6 +169,7 @@ def test_a_singular_step_is_taken_with_a_larger_ridge():
   assert np.isfinite(steps).all()
 
 
+@pytest.mark.slow
 def test_data_that_once_made_a_matrix_singular_are_resampled():
   N, D = runs_on_grid(9, 1)
   D = 20 * N * np.exp(np.random.default_rng(4).normal(0, 1e-3, len(N)))

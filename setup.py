@@ -11,6 +11,8 @@ from setuptools import find_packages, setup
 ROOT = pathlib.Path(__file__).parent
 JAX = 'jax>=0.8,<0.13'
 GCS = 'etils[epath-gcs]>=1.9'
+PREPARE = ['pyarrow>=18', 'zstandard>=0.22']
+DATASETS = 'datasets>=3'
 
 # Folders beside the package in a clone, inside it in a wheel. They are found
 # by `jax_sparse_pretrain/shipped.py`.
@@ -73,6 +75,10 @@ setup(
   extras_require={
     # For gs:// paths; with it comes what tensorboardX needs there.
     'gcs': [GCS],
+    # To read Parquet, Arrow and zstd.
+    'prepare': PREPARE,
+    # Data sets of Hugging Face.
+    'datasets': [DATASETS],
     'gpu': [JAX.replace('jax', 'jax[cuda13]', 1)],
     'tpu': [JAX.replace('jax', 'jax[tpu]', 1)],
     'wandb': ['wandb'],
@@ -91,6 +97,8 @@ setup(
     'types': ['basedpyright>=1.29'],
     'test': [
       GCS,
+      *PREPARE,
+      DATASETS,
       'gcp-storage-emulator',
       'ipykernel>=6.29',
       'nbclient>=0.10',

@@ -1,7 +1,19 @@
 """The 58M model of the paper on C4, pruned to 80 %.
 
   python -m jax_sparse_pretrain.train --config=configs/c4_58m.py \\
-    --workdir=DIR --config.data.tokenizer_path=TOKENIZER.model
+    --workdir=DIR --config.data.path=TOKENS
+
+Its tokens come from 14 of the 1,024 files of C4, once, on any machine:
+
+  hf download allenai/c4 --repo-type=dataset --local-dir=c4 \\
+    --include 'en/c4-train.0000*' \\
+    --include 'en/c4-train.0001[0-3]*' \\
+    --include 'en/c4-validation.*'
+  python -m jax_sparse_pretrain.prepare 'c4/en/c4-train.*' --out=TOKENS \\
+    --validation 'c4/en/c4-validation.*' --tokens=2.2e9 \\
+    --train_tokenizer=bpe --vocab_size=32000
+
+The paper's tokenizer is Llama 2's: --tokenizer=tokenizer.model, if you have it.
 
 Add `--plan` to print these numbers and stop:
 

@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
   config.pruning.every = 5  # steps
 
   config.evaluation.every = 100  # steps
-  config.evaluation.rows = 512  # 65,536 validation bytes
+  config.evaluation.rows = 256  # 32,768 validation bytes
   config.checkpoint.every = 100  # steps
   config.logging.every = 10  # steps
   return config

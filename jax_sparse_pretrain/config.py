@@ -52,16 +52,27 @@ class Model:
 class Data:
   """Documents -> tokens -> packed rows."""
 
-  source: Literal['stdlib', 'text', 'tfds'] = fixed('tfds')
-  # text: a glob of UTF-8 text or .jsonl files. tfds: `name[/config]:version`,
-  # or the directory of a prepared data set. stdlib: leave empty.
-  path: str = fixed('c4/en:3.0.1')
+  # tokens: what `python -m jax_sparse_pretrain.prepare` has made; for all but
+  # small corpora. The others are tokenized in memory at each start.
+  source: Literal['tokens', 'text', 'stdlib', 'tfds'] = fixed('tokens')
+  # tokens: a prepared directory, or a glob of several. text: a file, directory
+  # or glob of text, JSON, Parquet or Arrow, perhaps compressed. tfds:
+  # `name[/config]:version`, or the directory of a data set. stdlib: empty.
+  path: str = free('')
+  # tokens only, in place of `path`: (path, weight) pairs. Of every 10,000 rows
+  # each set gives its exact share.
+  mixture: tuple[tuple[str, float], ...] = free(())
   # tfds: where `name:version` is prepared. Empty: the TFDS default.
   data_dir: str = free('')
-  text_feature: str = fixed('text')  # tfds feature, or JSONL field
+  # The field of a record that is the text; `a.b` if it is nested.
+  text_feature: str = fixed('text')
+  # A document that is not UTF-8, or lacks the field: 'strict' ends the run
+  # before it begins, 'replace' mends what is not UTF-8, 'skip' leaves it out.
+  errors: Literal['strict', 'replace', 'skip'] = fixed('strict')
   train_split: str = fixed('train')  # tfds only
   validation_split: str = fixed('validation')  # tfds only
-  # stdlib and text: share of documents held out, by a hash of their names.
+  # stdlib and text: share of documents held out, by a hash of their text. With
+  # few text files, the last share of each is held out instead.
   validation_fraction: float = fixed(
     0.05, Allowed('in (0, 1)', lambda value: 0 < value < 1)
   )
@@ -69,13 +80,17 @@ class Data:
   # this many bytes; 0: keep them whole. A short run sees few whole files, and
   # its loss depends on which. A file's pieces are all held out, or none.
   piece_bytes: int = fixed(0, at_least(0))
-  tokenizer: Literal['bytes', 'sentencepiece', 'huggingface'] = fixed(
-    'sentencepiece'
+  # auto: the one that prepared the tokens.
+  tokenizer: Literal['auto', 'bytes', 'sentencepiece', 'huggingface'] = fixed(
+    'auto'
   )
-  tokenizer_path: str = fixed('')  # .model (sentencepiece), .json (huggingface)
-  # Independent streams of documents that make a batch; row i of a batch comes
-  # from stream i mod streams. 0: one stream for each row.
-  streams: int = fixed(0, at_least(0))
+  tokenizer_path: str = free('')  # .model (sentencepiece), .json (huggingface)
+  # Names of the tokens that open and close a document; empty: as the
+  # tokenizer says.
+  bos: str = fixed('')
+  eos: str = fixed('')
+  # Whether attention and loss stay within documents. The paper's do not.
+  mask_documents: bool = fixed(False)
   prefetch: int = free(4, at_least(0))  # batches prepared ahead by a thread
 
 
@@ -167,8 +182,11 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """A fixed set of validation rows."""
+  """Fixed sets of validation rows."""
 
+  # (name, prepared directory) pairs whose losses are reported by name, beside
+  # that of the data's own validation split.
+  sets: tuple[tuple[str, str], ...] = free(())
   every: int = free(1000, at_least(0))  # steps; 0: only at the end
   rows: int = key(1024, at_least(1))
   batch_size: int = free(0, at_least(0))  # rows; 0: a micro-batch
@@ -209,10 +227,6 @@ class Config:
   @property
   def tokens_per_step(self) -> int:
     return self.batch_size * self.model.context_length
-
-  @property
-  def n_streams(self) -> int:
-    return self.data.streams or self.batch_size
 
 
 def defaults() -> dict[str, Any]:
@@ -263,6 +277,7 @@ def _check_together(config: Config) -> None:
     *_model_checks(config.model),
     *_data_checks(config.data),
     *_batch_checks(config),
+    *_attention_checks(config),
     *_optimizer_checks(config.optimizer),
     *_pruning_checks(config.pruning),
     *_mesh_checks(config.mesh),
@@ -290,10 +305,29 @@ def _model_checks(model: Model) -> Iterator[_Check]:
 
 
 def _data_checks(data: Data) -> Iterator[_Check]:
+  is_tokens = data.source == 'tokens'
+  # A plan of a run may come before its tokens; `open_corpus` asks for them.
   yield (
-    data.source != 'tfds' or data.piece_bytes == 0,
+    data.source in ('tokens', 'stdlib') or data.path != '',
+    f"data.path = '': must be set when data.source is {data.source!r}",
+  )
+  yield (
+    not data.mixture or (is_tokens and data.path == ''),
+    "data.mixture: needs data.source = 'tokens' and data.path = ''",
+  )
+  yield (
+    all(0 < weight < math.inf for _, weight in data.mixture),
+    f'data.mixture = {data.mixture}: weights must be above 0 and finite',
+  )
+  yield (
+    is_tokens or data.tokenizer != 'auto',
+    f"data.tokenizer = 'auto': must name a tokenizer when data.source is "
+    f'{data.source!r}',
+  )
+  yield (
+    data.source in ('text', 'stdlib') or data.piece_bytes == 0,
     f'data.piece_bytes = {data.piece_bytes}: must be 0 with data.source = '
-    "'tfds'",
+    f'{data.source!r}',
   )
 
 
@@ -303,14 +337,18 @@ def _batch_checks(config: Config) -> Iterator[_Check]:
     f'batch_size = {config.batch_size}: must be divisible by '
     f'accumulation_steps = {config.accumulation_steps}',
   )
+
+
+def _attention_checks(config: Config) -> Iterator[_Check]:
   yield (
-    config.batch_size % config.n_streams == 0,
-    f'data.streams = {config.data.streams}: must divide '
-    f'batch_size = {config.batch_size}',
+    not config.data.mask_documents or config.model.attention != 'cudnn',
+    "model.attention = 'cudnn': takes no mask of documents; use 'auto' or "
+    "'xla' with data.mask_documents = True",
   )
+  names = [name for name, _ in config.evaluation.sets]
   yield (
-    config.data.source == 'stdlib' or config.data.path != '',
-    f"data.path = '': must be set when data.source is {config.data.source!r}",
+    len(set(names)) == len(names) and all(n.isidentifier() for n in names),
+    f'evaluation.sets: the names {names} must be different words',
   )
 
 

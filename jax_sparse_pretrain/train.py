@@ -117,6 +117,8 @@ def _show_plan(config: config_lib.Config) -> int:
   # Refuses what the run would refuse.
   recipe.make_pruner(config, plan)
   print(recipe.plan_table(config, plan))
+  for note in recipe.corpus_notes(config):
+    print(note)
   return 0
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-TIMINGS = {'tokens_per_second', 'wall_seconds'}
+TIMINGS = {'data_seconds', 'tokens_per_second', 'wall_seconds'}
 
 
 class Run:

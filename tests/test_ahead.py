@@ -60,8 +60,9 @@ def sharded(shape, *axes):
 
 
 @pytest.mark.slow
-def test_what_is_compiled_is_what_a_run_would_run():
-  config = tiny.tiny_config(mesh=MESH)
+@pytest.mark.parametrize('mask_documents', [False, True])
+def test_what_is_compiled_is_what_a_run_would_run(mask_documents):
+  config = tiny.tiny_config(mesh=MESH, data={'mask_documents': mask_documents})
   experiment = setup.set_up(config)
   rows = experiment.to_devices(next(experiment.batches))
   run = experiment.programs.train_step.lower(

@@ -16,7 +16,7 @@ from jax_sparse_pretrain.training.step import TrainState
 ONE = (('data', 1), ('fsdp', 1), ('tensor', 1))
 FSDP = (('data', 2), ('fsdp', 4), ('tensor', 1))
 TENSOR = (('data', 1), ('fsdp', 2), ('tensor', 4))
-DATA = {'streams': {'0': [3, 14], '1': [15, 92]}}
+DATA = {'step': 3}
 PROGRESS = {'recent_losses': [2.5, 0.1 + 0.2], 'eval_loss': None}
 
 
@@ -168,7 +168,7 @@ def delete_index(checkpoint):
 
 
 def garble_data_state(checkpoint):
-  (checkpoint / 'data' / 'metadata').write_text('{"streams": {"0"')
+  (checkpoint / 'data' / 'metadata').write_text('{"step"')
 
 
 def delete_progress(checkpoint):

@@ -69,7 +69,8 @@ RECIPE = {
   'pruning.every': 50,
   'pruning.order': 'before',
   'pruning.regrow': False,
-  'data.path': 'c4/en:3.0.1',
+  'data.source': 'tokens',
+  'data.mask_documents': False,
   'data.validation_split': 'validation',
 }
 
@@ -160,8 +161,10 @@ def test_overrides_reach_the_config():
     ('pruning.every=0', 'every = 0: must be at least 1'),
     ('data.piece_bytes=-1', 'piece_bytes = -1: must be at least 0'),
     ('accumulation_steps=3', 'batch_size = 32: must be divisible by'),
-    ('data.streams=3', 'streams = 3: must divide batch_size = 32'),
+    ('data.streams=3', 'streams'),
     ('data.source=text', "path = '': must be set"),
+    ('data.tokenizer=auto', "tokenizer = 'auto': must name a tokenizer"),
+    ("data.mixture=(('a', 1.0),)", 'mixture: needs data.source'),
     ('mesh.fsdp=-1', 'at most one'),
     ('mesh.fsdp=0', 'fsdp = 0: must be at least 1'),
     ('nonsense=1', 'nonsense'),
@@ -263,6 +266,8 @@ def test_durations_in_any_unit(value, unit, steps):
 def test_the_docstring_shows_the_plan(name, capsys):
   path = next(path for path in CONFIGS if path.stem == name)
   assert train.main([f'--config={path}', '--plan']) == 0
-  lines = capsys.readouterr().out.splitlines()[2:-1]
+  table, _, notes = capsys.readouterr().out.rpartition('---\n')
+  assert notes.startswith("data: not here: data.path = ''")
+  lines = table.splitlines()[2:-1]
   document = ast.get_docstring(ast.parse(path.read_text()))
   assert [line for line in lines if line not in document] == []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jax_sparse_pretrain.config import Model
+from jax_sparse_pretrain.config import ConfigError, Model, from_dict
 from jax_sparse_pretrain.model import counts, decoder
 from jax_sparse_pretrain.training import step as step_lib
 
@@ -46,7 +46,9 @@ def unstack(params, n_layers):
 
 def loss_and_gradients(config, params):
   model = decoder.Decoder(config)
-  loss_fn = step_lib.make_loss_fn(lambda p, t: model.apply({'params': p}, t))
+  loss_fn = step_lib.make_loss_fn(
+    lambda p, t, d: model.apply({'params': p}, t, d)
+  )
   grad_fn = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
   return grad_fn(params, some_rows(config))
 
@@ -206,7 +208,9 @@ def test_the_head_multiplies_narrow_numbers_forward_and_backward():
   """
   config = dataclasses.replace(SMALL, compute_dtype='bfloat16')
   model, params = init(config)
-  loss_fn = step_lib.make_loss_fn(lambda p, t: model.apply({'params': p}, t))
+  loss_fn = step_lib.make_loss_fn(
+    lambda p, t, d: model.apply({'params': p}, t, d)
+  )
   gradient = jax.jit(jax.grad(loss_fn, has_aux=True))
   text = gradient.lower(params, some_rows(config)).as_text()
   products = re.findall(r'dot_general.* : \((.*)\) -> tensor<(.*)>', text)
@@ -245,3 +249,32 @@ def test_z_loss_adds_the_mean_squared_log_normaliser():
   log_z = np.log(np.exp(logits).sum(-1))
   assert total - plain == pytest.approx(0.1 * (log_z**2).mean(), rel=1e-5)
   assert metrics['train_loss'] == plain
+
+
+@pytest.mark.parametrize('scan', [True, False])
+def test_attention_stays_within_documents(scan):
+  config = dataclasses.replace(SMALL, scan_layers=scan)
+  model, params = init(config)
+  tokens = some_rows(config)[:1, :-1]
+  documents = np.repeat([0, 1, 2], [5, 8, 3])[None]
+  apply = jax.jit(model.apply)
+  together = apply({'params': params}, tokens, documents)
+  for document in range(3):
+    own = documents[0] == document
+    alone = apply({'params': params}, tokens[:, own])
+    # Rotary embeddings see distances only, up to float32 rounding.
+    np.testing.assert_allclose(together[:, own], alone, atol=2e-5)
+  unmasked = apply({'params': params}, tokens)
+  assert np.abs(unmasked - together)[:, 5:].max() > 0.1
+
+
+def test_attention_that_cannot_mask_documents_is_refused_or_avoided():
+  auto = dataclasses.replace(SMALL, compute_dtype='bfloat16')
+  assert decoder.attention_implementation(auto, masks_documents=True) == 'xla'
+  with pytest.raises(ConfigError, match='takes no mask of documents'):
+    from_dict(
+      {
+        'data': {'path': 'x', 'mask_documents': True},
+        'model': {'attention': 'cudnn'},
+      }
+    )

@@ -354,7 +354,7 @@ def test_evaluation_counts_every_row_once_whatever_the_batch(batch_size):
   table = jnp.asarray(np.random.default_rng(1).normal(size=(5, 5)), jnp.float32)
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   row_losses = step_lib.make_row_losses(
-    lambda params, tokens: params[tokens],
+    lambda params, tokens, documents: params[tokens],
     params_sharding=here,
     rows_sharding=here,
     loss_sharding=here,
@@ -363,6 +363,70 @@ def test_evaluation_counts_every_row_once_whatever_the_batch(batch_size):
   expected = -log_p[rows[:, :-1], rows[:, 1:]].mean()
   ours = step_lib.evaluate(row_losses, table, rows, batch_size, here)
   assert ours == pytest.approx(expected, rel=1e-6)
+
+
+def rows_with_documents():
+  """Rows of which some places are no targets, and where there are some."""
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(0, 5, size=(6, 9)).astype(np.int32)
+  documents = np.cumsum(rng.random(size=(6, 9)) < 0.3, axis=1).astype(np.int32)
+  is_target = documents[:, :-1] == documents[:, 1:]
+  assert 0.5 < is_target.mean() < 0.9
+  return np.stack([tokens, documents], axis=1), is_target
+
+
+def logits_of(table, tokens, documents):
+  del documents
+  return table[tokens]
+
+
+@pytest.mark.parametrize('z_loss', [0.0, 0.1])
+@pytest.mark.parametrize('micro_batches', [1, 3])
+def test_the_first_token_of_a_document_is_no_target(micro_batches, z_loss):
+  rows, is_target = rows_with_documents()
+  table = np.random.default_rng(1).normal(size=(5, 5))
+
+  def reference(table):
+    logits = table[rows[:, 0, :-1]]
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    label = jnp.take_along_axis(logits, rows[:, 0, 1:, None], -1)[..., 0]
+    loss = log_z - label + z_loss * log_z**2
+    return loss[is_target].mean(), (log_z - label)[is_target].mean()
+
+  expected, loss = (
+    jax.grad(lambda t: reference(t)[0])(jnp.asarray(table)),
+    reference(jnp.asarray(table))[1],
+  )
+  train_step = step_lib.make_train_step(
+    step_lib.make_loss_fn(logits_of, z_loss),
+    optax.sgd(1.0),
+    pruning.no_pruning(),
+    accumulation_steps=micro_batches,
+  )
+  params = jnp.asarray(table, jnp.float32)
+  state = step_lib.TrainState(0, params, optax.sgd(1.0).init(params), None)
+  controls = step_lib.Controls(1.0, False, None)
+  after, metrics = train_step(state, jnp.asarray(rows), controls)
+  np.testing.assert_allclose(params - after.params, expected, atol=1e-6)
+  assert float(metrics['train_loss']) == pytest.approx(float(loss), rel=1e-5)
+  assert float(metrics['target_share']) == pytest.approx(is_target.mean())
+
+
+def test_the_evaluation_counts_targets_within_documents_only():
+  rows, is_target = rows_with_documents()
+  table = jnp.asarray(np.random.default_rng(1).normal(size=(5, 5)), jnp.float32)
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  row_losses = step_lib.make_row_losses(
+    logits_of, params_sharding=here, rows_sharding=here, loss_sharding=here
+  )
+  log_p = np.log(np.exp(table) / np.exp(table).sum(-1, keepdims=True))
+  losses = -log_p[rows[:, 0, :-1], rows[:, 0, 1:]]
+  ours = step_lib.evaluate(row_losses, table, rows, 4, here)
+  assert ours == pytest.approx(losses[is_target].mean(), rel=1e-6)
+  _, counts = np.unique(rows[:, 0, 1:][is_target], return_counts=True)
+  p = counts / counts.sum()
+  entropy = -(p * np.log(p)).sum()
+  assert step_lib.unigram_loss(rows) == pytest.approx(entropy)
 
 
 @pytest.mark.parametrize(

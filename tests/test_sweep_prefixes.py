@@ -131,6 +131,9 @@ OTHER = {
   'model.attention': 'xla',
   'data.source': 'text',
   'data.tokenizer': 'sentencepiece',
+  'data.mixture': None,  # only of prepared tokens
+  'data.errors': 'skip',
+  'evaluation.sets': (('other', 'directory'),),
   'duration.unit': 'dense_steps',
   'optimizer.schedule': 'linear',
   'pruning.sparsity': 0.7,

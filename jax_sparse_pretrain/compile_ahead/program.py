@@ -141,7 +141,8 @@ def lower_train_step(config: Config, parts: setup.Parts) -> jax.stages.Lowered:
 
 def _rows(config: Config, parts: setup.Parts) -> jax.ShapeDtypeStruct:
   """The shape of a global batch."""
-  shape = config.batch_size, config.model.context_length + 1
+  planes = (2,) if config.data.mask_documents else ()  # tokens, documents
+  shape = config.batch_size, *planes, config.model.context_length + 1
   where = sharding.batch_sharding(parts.mesh)
   return jax.ShapeDtypeStruct(shape, np.int32, sharding=where)
 

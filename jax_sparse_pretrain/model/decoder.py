@@ -70,14 +70,19 @@ def rotate(x_BxLxHxK: jax.Array, base: float) -> jax.Array:
   return turned.astype(x_BxLxHxK.dtype)
 
 
-def attention_implementation(config: config_lib.Model) -> str:
+def attention_implementation(
+  config: config_lib.Model, masks_documents: bool = False
+) -> str:
   """'cudnn' where its fused kernel applies and is not ruled out, or 'xla'.
 
   The kernel needs bfloat16, compute capability 8.0 and a head dimension that
-  is a multiple of 8, up to 128, or to 256 from 9.0 on.
+  is a multiple of 8, up to 128, or to 256 from 9.0 on. It takes no mask of
+  documents.
   """
   if config.attention != 'auto':
     return config.attention
+  if masks_documents:
+    return 'xla'
   device = jax.devices()[0]
   if device.platform != 'gpu' or config.compute_dtype != 'bfloat16':
     return 'xla'
@@ -96,13 +101,15 @@ def check_attention(config: config_lib.Model) -> None:
 
 
 class Attention(nn.Module):
-  """Causal multi-head attention."""
+  """Causal multi-head attention, within documents if these are given."""
 
   config: config_lib.Model
   constrain: Constrain
 
   @nn.compact
-  def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+  def __call__(
+    self, x_BxLxD: jax.Array, documents_BxL: jax.Array | None = None
+  ) -> jax.Array:
     cfg = self.config
     project = functools.partial(
       _linear,
@@ -114,12 +121,18 @@ class Attention(nn.Module):
       self.constrain(project(name)(x_BxLxD), ('batch', 'length', 'heads', ''))
       for name in ('query', 'key', 'value')
     )
+    mask_Bx1xLxL = None
+    if documents_BxL is not None:
+      mask_Bx1xLxL = (
+        documents_BxL[:, None, :, None] == documents_BxL[:, None, None, :]
+      )
     mixed_BxLxHxK = jax.nn.dot_product_attention(
       rotate(q_BxLxHxK, cfg.rope_base),
       rotate(k_BxLxHxK, cfg.rope_base),
       v_BxLxHxK,
+      mask=mask_Bx1xLxL,
       is_causal=True,
-      implementation=attention_implementation(cfg),
+      implementation=attention_implementation(cfg, documents_BxL is not None),
     )
     return _linear(
       'out',
@@ -159,11 +172,14 @@ class Block(nn.Module):
   constrain: Constrain
 
   @nn.compact
-  def __call__(self, x_BxLxD: jax.Array, _=None) -> tuple[jax.Array, None]:
+  def __call__(
+    self, x_BxLxD: jax.Array, documents_BxL: jax.Array | None = None
+  ) -> tuple[jax.Array, None]:
     cfg = self.config
     norm = functools.partial(RMSNorm, cfg.norm_eps, cfg.compute_dtype)
     h_BxLxD = norm(name='attention_norm')(x_BxLxD)
-    x_BxLxD += Attention(cfg, self.constrain, name='attention')(h_BxLxD)
+    attention = Attention(cfg, self.constrain, name='attention')
+    x_BxLxD += attention(h_BxLxD, documents_BxL)
     h_BxLxD = norm(name='mlp_norm')(x_BxLxD)
     x_BxLxD += FeedForward(cfg, self.constrain, name='mlp')(h_BxLxD)
     return self.constrain(x_BxLxD, ('batch', 'length', 'features')), None
@@ -233,6 +249,9 @@ class LMHead(nn.Module):
 class Decoder(nn.Module):
   """Tokens int[B, L] -> next-token logits float32[B, L, V].
 
+  Given the number of each token's document, int[B, L], attention stays within
+  documents.
+
   Attributes:
     config: sizes and options.
     constrain: pins an activation's sharding by logical axis names.
@@ -242,17 +261,21 @@ class Decoder(nn.Module):
   constrain: Constrain = unconstrained
 
   @nn.compact
-  def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
+  def __call__(
+    self, tokens_BxL: jax.Array, documents_BxL: jax.Array | None = None
+  ) -> jax.Array:
     cfg = self.config
     x_BxLxD = Embed(cfg, self.constrain, name='embed')(tokens_BxL)
-    x_BxLxD = self._blocks(x_BxLxD)
+    x_BxLxD = self._blocks(x_BxLxD, documents_BxL)
     x_BxLxD = RMSNorm(cfg.norm_eps, cfg.compute_dtype, name='final_norm')(
       x_BxLxD
     )
     logits_BxLxV = LMHead(cfg, name='lm_head')(x_BxLxD)
     return self.constrain(logits_BxLxV, ('batch', 'length', 'vocab'))
 
-  def _blocks(self, x_BxLxD: jax.Array) -> jax.Array:
+  def _blocks(
+    self, x_BxLxD: jax.Array, documents_BxL: jax.Array | None
+  ) -> jax.Array:
     cfg = self.config
     block = Block
     if cfg.remat:
@@ -260,14 +283,17 @@ class Decoder(nn.Module):
       block = nn.remat(block, prevent_cse=not cfg.scan_layers)
     if not cfg.scan_layers:
       for i in range(cfg.n_layers):
-        x_BxLxD, _ = block(cfg, self.constrain, name=f'layer_{i}')(x_BxLxD)
+        layer = block(cfg, self.constrain, name=f'layer_{i}')
+        x_BxLxD, _ = layer(x_BxLxD, documents_BxL)
       return x_BxLxD
     layers = nn.scan(
       block,
       variable_axes={'params': 0},
       split_rngs={'params': True},
+      in_axes=nn.broadcast,
       length=cfg.n_layers,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )
-    x_BxLxD, _ = layers(cfg, self.constrain, name='layers')(x_BxLxD, None)
+    layers = layers(cfg, self.constrain, name='layers')
+    x_BxLxD, _ = layers(x_BxLxD, documents_BxL)
     return x_BxLxD

@@ -132,6 +132,12 @@ def check_same_run(
     return None
   if workdir.saved_steps and not workdir.history.exists():
     raise ConfigError(f'{where}: has checkpoints but no mask_history.jsonl')
+  if workdir.saved_steps and is_of_streams(workdir):
+    raise ConfigError(
+      f'{where}: holds a run of an earlier version, which read the data in '
+      'another order: it opens to be read, but cannot go on. Use another '
+      'workdir'
+    )
   before = read_resolved(workdir)
   changes = config_lib.alterations(before['config'], resolved['config'])
   if before['corpus'] != resolved['corpus']:
@@ -139,6 +145,14 @@ def check_same_run(
   _refuse(where, changes, fork)
   _warn_of_rounding(before, resolved)
   return Previous(before, changes['fork'])
+
+
+def is_of_streams(workdir: Workdir) -> bool:
+  """Whether a run has read its data in the order of an earlier version."""
+  try:
+    return 'streams' in json.loads(workdir.config.read_text())['config']['data']
+  except (ValueError, KeyError, TypeError):
+    return False
 
 
 def read_resolved(workdir: Workdir) -> dict[str, Any]:
@@ -149,6 +163,11 @@ def read_resolved(workdir: Workdir) -> dict[str, Any]:
   """
   try:
     resolved = json.loads(workdir.config.read_text())
+    if resolved['config']['data'].pop('streams', None) is not None:
+      warnings.warn(
+        f'{workdir.config}: data.streams is no longer a key, and is left out',
+        stacklevel=2,
+      )
     # With tuples, which JSON has not, and the defaults of newer keys.
     config = dataclasses.asdict(config_lib.from_dict(resolved['config']))
     rest = {'corpus': None, 'plan': {}, 'mesh': {}, 'versions': {}}

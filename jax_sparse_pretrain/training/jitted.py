@@ -51,7 +51,8 @@ _BESIDE = (
   'logging.wandb_project',
   'pruning.snapshots',
 )
-# Keys that the compiled functions do not close over.
+# Keys that the compiled functions do not close over. Of the data's,
+# `mask_documents` does matter: it gives rows another shape.
 _OUTSIDE_PROGRAM = (*_BESIDE, 'data.', 'evaluation.', 'logging.', 'mesh.')
 
 
@@ -83,7 +84,7 @@ def _key(config: Config, skip: tuple[str, ...]) -> str:
   kept = {
     name: value
     for name, value in schema.leaves(dataclasses.asdict(config))
-    if not name.startswith(skip)
+    if not name.startswith(skip) or name == 'data.mask_documents'
   }
   # Masks, or none, are part of the state.
   kept['pruned kernels'] = sorted(recipe.make_targets(config))
@@ -112,7 +113,7 @@ class Programs(NamedTuple):
     kept: state -> {kernel: bool[shape]}; kernels that are left out are dense.
     count_nonzero: state -> {kernel: kept weights in each layer}, as the
       forward pass sees them.
-    row_losses: (params, rows) -> the mean loss of each row.
+    row_losses: (params, rows) -> the loss of each row over its length.
   """
 
   abstract_state: step_lib.TrainState
@@ -142,8 +143,8 @@ def make_programs(
   """
   model = Decoder(config.model, sharding.constrain_to(mesh))
 
-  def apply(params, tokens):
-    return model.apply({'params': params}, tokens)
+  def apply(params, tokens, documents=None):
+    return model.apply({'params': params}, tokens, documents)
 
   tx = optimizer_lib.make_optimizer(config.optimizer)
   init = _make_init(model, config, tx, pruner)

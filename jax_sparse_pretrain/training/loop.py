@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
-from jax_sparse_pretrain import data as data_lib
 from jax_sparse_pretrain import distributed
 from jax_sparse_pretrain.command_line import Stopped, StopRequest
 from jax_sparse_pretrain.distributed import AgreedStop
@@ -76,6 +75,8 @@ def train(
     )
     if progress is None:
       progress = stack.enter_context(_progress(experiment, start.step))
+    for note in experiment.notes:
+      progress.note(note)
     branches = branches or Branches(workdir.root)
     run = _Run(experiment, output, checkpoints, progress, start, branches)
     try:
@@ -113,7 +114,9 @@ class _Run:
     self._branches = branches
     self._start, self._steps = start.step, experiment.plan.steps
     self._state = start.state
-    self._eval_loss: float | None = start.progress.get('eval_loss')
+    self._eval_losses = {
+      name: start.progress.get(name) for name in experiment.evaluation_rows
+    }
     self._meter = Meter(
       experiment,
       output,
@@ -150,7 +153,8 @@ class _Run:
     """Takes the step after which `step` steps are finished."""
     experiment, programs = self._experiment, self._experiment.programs
     controls = experiment.controls(step - 1)
-    rows = experiment.to_devices(next(experiment.batches))
+    with self._meter.waiting():
+      rows = experiment.to_devices(next(experiment.batches))
     # Counts by the first forward pass that sees them. With a delay that is the
     # next one, and what the very first sees is counted before it.
     delay, counts = experiment.delay, {}
@@ -189,13 +193,20 @@ class _Run:
   def _evaluate(self, step: int) -> None:
     self._settle()
     with self._meter.paused():
-      self._eval_loss = self._experiment.evaluate(
+      losses = self._experiment.evaluate(
         self._experiment.programs.forward(self._state)
       )
-    self._meter.check_finite(step, {'eval_loss': self._eval_loss})
-    tokens = step * self._config.tokens_per_step
-    self._write_metrics(step, {'tokens': tokens, 'eval_loss': self._eval_loss})
-    self._progress.note(f'step {step:,}: evaluation loss {self._eval_loss:.4f}')
+    self._meter.check_finite(step, losses)
+    self._eval_losses = losses
+    self._write_metrics(step, {'tokens': self._meter.tokens(step), **losses})
+    others = ''.join(
+      f', {name.removeprefix("eval_loss_")} {loss:.4f}'
+      for name, loss in losses.items()
+      if name != 'eval_loss'
+    )
+    self._progress.note(
+      f'step {step:,}: evaluation loss {losses["eval_loss"]:.4f}{others}'
+    )
     if step < self._steps:
       self._write_summary(step, completed=False)
 
@@ -216,11 +227,11 @@ class _Run:
       )
 
   def _carried(self) -> dict[str, Any]:
-    return {**self._meter.carried(), 'eval_loss': self._eval_loss}
+    return {**self._meter.carried(), **self._eval_losses}
 
   def _save_to(self, checkpoints: Checkpoints, step: int, carried) -> None:
-    states = distributed.gather(self._experiment.batches.get_state())
-    checkpoints.save(step, self._state, data_lib.merge_states(states), carried)
+    data = self._experiment.batches.get_state()
+    checkpoints.save(step, self._state, data, carried)
 
   def _save_and_stop(self, step: int, stop: StopRequest | AgreedStop) -> None:
     if step not in self._checkpoints.steps():
@@ -234,7 +245,7 @@ class _Run:
   def _write_summary(self, step: int, completed: bool) -> Summary:
     summary = {
       **self._meter.summary(step),
-      'eval_loss': self._eval_loss,
+      **self._eval_losses,
       'unigram_loss': self._experiment.unigram_loss,
       'completed': completed,
     }

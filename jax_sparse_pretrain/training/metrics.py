@@ -61,6 +61,9 @@ class Meter:
     self._past_seconds = carried.get('wall_seconds', 0.0)
     self._started = time.monotonic()
     self._clock = Clock(*carried.get('timed', ()))
+    # Counted where not every token of a row is a target.
+    self._targets = carried.get('targets', 0)
+    self._waited = carried.get('waited_seconds', 0.0)
 
   def push(self, step: int, metrics: Any, counts: Mapping[int, Any]) -> None:
     """Takes the metrics of a step, and reads those of the step before.
@@ -86,6 +89,9 @@ class Meter:
     self._pending = None
     metrics, counts = jax.device_get((metrics, counts))
     self._clock.tick()
+    if 'target_share' in metrics:
+      share = float(metrics['target_share'])
+      self._targets += round(share * self._config.tokens_per_step)
     loss = float(metrics['train_loss'])
     if math.isfinite(loss):
       self._last_finite = loss
@@ -116,7 +122,7 @@ class Meter:
     # In the forward pass of the last finished step, which is `step` - 1.
     seen = (row for row in reversed(self._history.rows) if row.step < step)
     nonzero = next(seen).nonzero
-    tokens = step * self._config.tokens_per_step
+    tokens = self.tokens(step)
     every = self._config.logging.every
     average = self._history.average_parameters(step)
     return {
@@ -147,15 +153,28 @@ class Meter:
     recent = list(self._losses)[-n:]
     return math.fsum(recent) / len(recent)
 
+  def tokens(self, step: int) -> int:
+    """Targets in the loss of `step` finished steps."""
+    return self._targets or step * self._config.tokens_per_step
+
   def paused(self):
     """A context in which time does not count as training."""
     return self._clock.paused()
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """A context in which the run waits for data."""
+    began = time.monotonic()
+    yield
+    self._waited += time.monotonic() - began
 
   def carried(self) -> dict[str, Any]:
     """What a checkpoint has to carry."""
     return {
       'recent_losses': list(self._losses),
       'wall_seconds': self._wall_seconds(),
+      'targets': self._targets,
+      'waited_seconds': self._waited,
       'timed': [self._clock.timed_steps, self._clock.timed_seconds],
     }
 
@@ -170,7 +189,7 @@ class Meter:
     """
     linear = self._header.linear_parameters
     final = self._history.rows[-1].nonzero
-    tokens = step * self._config.tokens_per_step
+    tokens = self.tokens(step)
     average = self._history.average_parameters(step)
     speed = self._clock.mean()
     return {
@@ -185,6 +204,7 @@ class Meter:
       'compute_flops': training_flops(average, tokens),
       'dense_equivalent_tokens': tokens * average / linear,
       'wall_seconds': self._wall_seconds(),
+      'data_seconds': self._waited,
       'tokens_per_second': speed and speed * self._config.tokens_per_step,
     }
 

@@ -18,6 +18,9 @@ import tqdm
 
 from jax_sparse_pretrain.text import Line, duration, listing, short
 
+# From this share of the time on, the data hold up the run.
+_SLOW_DATA = 0.05
+
 
 class Progress:
   """Shows how far a run is. A context manager; fits into 80 columns.
@@ -234,3 +237,9 @@ def _compute_lines(summary: Mapping) -> Iterator[Line]:
   speed = summary['tokens_per_second']
   if speed is not None:
     yield Line('Speed', f'{speed:,.0f}', 'tokens per second')
+  if 'data_seconds' in summary:
+    share = summary['data_seconds'] / max(summary['wall_seconds'], 1e-9)
+    hint = 'of the time; more data.prefetch may help'
+    yield Line(
+      'Waiting for data', f'{share:.1%}', hint if share > _SLOW_DATA else ''
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jax_sparse_pretrain import config as config_lib
-from jax_sparse_pretrain import hardware, planning, pruning
+from jax_sparse_pretrain import data, hardware, planning, pruning
 from jax_sparse_pretrain.config import Config, ConfigError
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.planning import Plan
@@ -147,6 +147,11 @@ def _plan_lines(config: Config, plan: Plan) -> Iterator[Line]:
   hours = executed / (0.4 * hardware.CHIPS['H100'].peak_flops) / 3600
   text = 'below 0.1' if hours < 0.1 else f'{hours:,.1f}'
   yield Line('H100 hours', text, 'at 40 % of its peak')
+
+
+def corpus_notes(config: Config) -> list[str]:
+  """Lines about the data, as far as they can be told without reading them."""
+  return data.describe(config.data)
 
 
 def make_pruner(config: Config, plan: Plan) -> pruning.Pruner:

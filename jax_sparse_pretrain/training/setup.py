@@ -7,6 +7,7 @@ compiled.
 import dataclasses
 import functools
 import importlib.metadata
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +25,9 @@ from jax_sparse_pretrain.runs import sinks
 from jax_sparse_pretrain.training import jitted, recipe
 from jax_sparse_pretrain.training import optimizer as optimizer_lib
 from jax_sparse_pretrain.training import step as step_lib
+
+# A vocabulary this many times that of the tokenizer is more than padding.
+_WIDE_VOCABULARY = 1.5
 
 _VERSIONED = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain')
 
@@ -55,9 +59,11 @@ class Experiment(Parts):
 
   Attributes:
     corpus: the fingerprint of the data.
-    batches: iterator over this process's rows of each batch, int32[rows,
-      L + 1]; to be closed when done.
-    evaluation_rows: int32[n, L + 1] on the host, the same in every process.
+    notes: lines about the data, for a person.
+    batches: iterator over this process's rows of each batch; to be closed
+      when done.
+    evaluation_rows: on the host, the same in every process, by the name of
+      the metric: `eval_loss`, and `eval_loss_NAME` of further sets.
     unigram_loss: what the best guess without context would lose there, in
       nats.
     learning_rates: float32[steps].
@@ -65,8 +71,9 @@ class Experiment(Parts):
   """
 
   corpus: dict[str, Any]
-  batches: Any  # Grain's iterator has no public type.
-  evaluation_rows: np.ndarray
+  notes: tuple[str, ...]
+  batches: data_lib.BatchIterator
+  evaluation_rows: Mapping[str, np.ndarray]
   unigram_loss: float
   learning_rates: np.ndarray
   controls: Callable[[int], step_lib.Controls]
@@ -80,21 +87,21 @@ class Experiment(Parts):
     return jax.make_array_from_process_local_data(
       sharding.batch_sharding(self.mesh),
       rows,
-      global_shape=(
-        self.config.batch_size,
-        self.config.model.context_length + 1,
-      ),
+      global_shape=(self.config.batch_size, *rows.shape[1:]),
     )
 
-  def evaluate(self, params: Any) -> float:
-    """Mean loss over the evaluation rows, in nats."""
-    return step_lib.evaluate(
-      self.programs.row_losses,
-      params,
-      self.evaluation_rows,
-      _evaluation_batch(self.config, self.mesh),
-      sharding.batch_sharding(self.mesh),
-    )
+  def evaluate(self, params: Any) -> dict[str, float]:
+    """Mean loss over each set of evaluation rows, in nats."""
+    return {
+      name: step_lib.evaluate(
+        self.programs.row_losses,
+        params,
+        rows,
+        _evaluation_batch(self.config, self.mesh),
+        sharding.batch_sharding(self.mesh),
+      )
+      for name, rows in self.evaluation_rows.items()
+    }
 
   @property
   def delay(self) -> int:
@@ -196,34 +203,54 @@ def set_up(
 
 def _open_data(config: Config, mesh: Mesh) -> dict[str, Any]:
   corpus = data_lib.open_corpus(config.data)
-  tokenizer = data_lib.load_tokenizer(config.data)
-  if tokenizer.vocab_size > config.model.vocab_size:
+  if corpus.vocab_size > config.model.vocab_size:
     raise ConfigError(
       f'model.vocab_size = {config.model.vocab_size}: must be at least that of '
-      f'the tokenizer, {tokenizer.vocab_size}'
+      f'the tokenizer, {corpus.vocab_size}'
     )
-  evaluation_rows = data_lib.evaluation_rows(
-    corpus.validation,
-    tokenizer,
-    n_rows=config.evaluation.rows,
-    context_length=config.model.context_length,
-  )
+  _warn_of_unused_ids(config, corpus.vocab_size)
+  evaluated = {'eval_loss': corpus}
+  for name, path in config.evaluation.sets:
+    evaluated[f'eval_loss_{name}'] = data_lib.open_evaluation_set(corpus, path)
+  evaluation_rows = {
+    name: data_lib.evaluation_rows(
+      each,
+      n_rows=config.evaluation.rows,
+      context_length=config.model.context_length,
+      mask_documents=config.data.mask_documents,
+      name=name,
+    )
+    for name, each in evaluated.items()
+  }
   batches = data_lib.train_batches(
-    corpus.train,
-    tokenizer,
+    corpus,
     batch_size=config.batch_size,
     context_length=config.model.context_length,
-    streams=config.n_streams,
     seed=config.seed,
     prefetch=config.data.prefetch,
+    mask_documents=config.data.mask_documents,
     rows=sharding.local_rows(sharding.batch_sharding(mesh), config.batch_size),
   )
   return {
     'corpus': corpus.fingerprint,
+    'notes': corpus.notes,
     'batches': batches,
     'evaluation_rows': evaluation_rows,
-    'unigram_loss': step_lib.unigram_loss(evaluation_rows),
+    'unigram_loss': step_lib.unigram_loss(evaluation_rows['eval_loss']),
   }
+
+
+def _warn_of_unused_ids(config: Config, used: int) -> None:
+  """The head counts as linear parameters, ids that never occur included."""
+  if config.model.vocab_size <= _WIDE_VOCABULARY * used:
+    return
+  model = dataclasses.replace(config.model, vocab_size=used)
+  warnings.warn(
+    f'model.vocab_size = {config.model.vocab_size}: the tokenizer has {used} '
+    f'ids; N is {counts.linear_parameters(config.model):,}, and would be '
+    f'{counts.linear_parameters(model):,} with as many',
+    stacklevel=2,
+  )
 
 
 def _evaluation_batch(config: Config, mesh: Mesh) -> int:

@@ -1,7 +1,9 @@
 """The loss, and one training step as a pure function.
 
 Rows are int32[B, L + 1]: each token but the last is an input, each but the
-first a target. Losses are float32, in nats.
+first a target. Or they are int32[B, 2, L + 1]: tokens, and the number of each
+token's document in the row; then attention stays within documents, and the
+first token of a document is no target. Losses are float32, in nats.
 """
 
 from collections.abc import Callable
@@ -16,8 +18,34 @@ from jax.sharding import NamedSharding
 
 from jax_sparse_pretrain.pruning import Pruner
 
-# (params, tokens int[B, L]) -> logits float32[B, L, V].
-Apply = Callable[[Any, jax.Array], jax.Array]
+# (params, tokens int[B, L], documents int[B, L] or None) -> logits
+# float32[B, L, V].
+Apply = Callable[[Any, jax.Array, jax.Array | None], jax.Array]
+
+
+class Targets(NamedTuple):
+  """Rows, taken apart.
+
+  Attributes:
+    inputs: int[B, L].
+    labels: int[B, L].
+    documents: of the inputs, int[B, L]; None if documents are not masked.
+    is_target: bool[B, L]; None if all labels are.
+  """
+
+  inputs: Any
+  labels: Any
+  documents: Any
+  is_target: Any
+
+
+def targets_of(rows: Any) -> Targets:
+  """Inputs and labels of rows, of JAX or NumPy."""
+  if rows.ndim == 2:
+    return Targets(rows[:, :-1], rows[:, 1:], None, None)
+  tokens, documents = rows[:, 0], rows[:, 1]
+  is_target = documents[:, :-1] == documents[:, 1:]
+  return Targets(tokens[:, :-1], tokens[:, 1:], documents[:, :-1], is_target)
 
 
 def make_loss_fn(apply: Apply, z_loss: float = 0.0):
@@ -30,24 +58,37 @@ def make_loss_fn(apply: Apply, z_loss: float = 0.0):
   """
 
   def loss_fn(params: Any, rows: jax.Array):
-    logits_BxLxV = apply(params, rows[:, :-1])
-    loss = optax.softmax_cross_entropy_with_integer_labels(
-      logits_BxLxV, rows[:, 1:]
-    ).mean()
+    inputs_BxL, labels_BxL, documents_BxL, is_target_BxL = targets_of(rows)
+    logits_BxLxV = apply(params, inputs_BxL, documents_BxL)
+
+    def mean(x_BxL):
+      # Over all places; the step divides by the share that are targets.
+      if is_target_BxL is None:
+        return jnp.mean(x_BxL)
+      return jnp.mean(jnp.where(is_target_BxL, x_BxL, 0))
+
+    loss = mean(
+      optax.softmax_cross_entropy_with_integer_labels(logits_BxLxV, labels_BxL)
+    )
     metrics = {'train_loss': loss}
+    if is_target_BxL is not None:
+      metrics['target_share'] = jnp.mean(is_target_BxL, dtype=jnp.float32)
     if z_loss:
-      log_z_BxL = jax.nn.logsumexp(logits_BxLxV, axis=-1)
-      loss += z_loss * jnp.mean(jnp.square(log_z_BxL))
+      loss += z_loss * mean(jnp.square(jax.nn.logsumexp(logits_BxLxV, axis=-1)))
     return loss, metrics
 
   return loss_fn
 
 
 def token_losses(apply: Apply, params: Any, rows: jax.Array) -> jax.Array:
-  """The loss of each target: float32[B, L]."""
-  return optax.softmax_cross_entropy_with_integer_labels(
-    apply(params, rows[:, :-1]), rows[:, 1:]
+  """The loss of each target, float32[B, L]; 0 where there is none."""
+  inputs_BxL, labels_BxL, documents_BxL, is_target_BxL = targets_of(rows)
+  losses_BxL = optax.softmax_cross_entropy_with_integer_labels(
+    apply(params, inputs_BxL, documents_BxL), labels_BxL
   )
+  if is_target_BxL is None:
+    return losses_BxL
+  return jnp.where(is_target_BxL, losses_BxL, 0)
 
 
 def make_row_losses(
@@ -57,7 +98,7 @@ def make_row_losses(
   rows_sharding: NamedSharding,
   loss_sharding: NamedSharding,
 ) -> Callable[[Any, jax.Array], jax.Array]:
-  """Returns jitted (params, rows) -> the mean loss of each row, float32[B].
+  """Returns jitted (params, rows) -> loss of each row over L, float32[B].
 
   Args:
     apply: the model.
@@ -102,7 +143,9 @@ def evaluate(
     )
     losses.append(row_losses(params, batch))
   counted = np.concatenate(jax.device_get(losses))[: len(rows)]
-  return float(counted.mean(dtype=np.float64))
+  is_target = targets_of(rows).is_target
+  share = 1.0 if is_target is None else is_target.mean()
+  return float(counted.mean(dtype=np.float64) / share)
 
 
 def unigram_loss(rows: np.ndarray) -> float:
@@ -110,14 +153,17 @@ def unigram_loss(rows: np.ndarray) -> float:
 
   No predictor that ignores the context has a lower loss.
   """
-  _, counts = np.unique(rows[:, 1:], return_counts=True)
+  _, labels, _, is_target = targets_of(rows)
+  _, counts = np.unique(
+    labels if is_target is None else labels[is_target], return_counts=True
+  )
   p = counts / counts.sum()
   return float(-(p * np.log(p)).sum())
 
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
-# (params, rows int[B, L + 1]) -> (loss to minimise, metrics).
+# (params, rows) -> (loss to minimise, metrics).
 LossFn = Callable[[PyTree, jax.Array], tuple[jax.Array, Metrics]]
 
 
@@ -204,6 +250,10 @@ def make_train_step(
     now = controls.prune, controls.budget
     params, masks = pruner.update(state.params, state.masks, *now)
     grads, metrics = gradients(pruner.forward(params, masks), rows)
+    if 'target_share' in metrics:
+      share = jnp.maximum(metrics['target_share'], jnp.finfo(jnp.float32).tiny)
+      grads = jax.tree.map(lambda g: g / share, grads)
+      metrics['train_loss'] /= share
     grads = pruner.mask_gradients(grads, masks)
     updates, opt_state, masks = pruner.optimize(
       apply, grads, state.opt_state, params, masks, *now
@@ -225,7 +275,7 @@ def _accumulated(grad_fn, n: int):
 
   def accumulate(params: PyTree, rows: jax.Array):
     # Strided, so that a device's rows of the batch stay on that device.
-    micro_batches = rows.reshape(-1, n, rows.shape[-1]).swapaxes(0, 1)
+    micro_batches = rows.reshape(-1, n, *rows.shape[1:]).swapaxes(0, 1)
 
     def add(total, micro_batch):
       share = jax.tree.map(lambda x: x / n, grad_fn(params, micro_batch))

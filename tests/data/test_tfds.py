@@ -7,10 +7,12 @@ import shutil
 import sys
 
 import bucket
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from jax_sparse_pretrain import config, data
+from jax_sparse_pretrain.prepare import __main__ as prepare
 
 VERSION = 'little_notes/en/1.0.0'
 TEXTS = {
@@ -60,19 +62,33 @@ def damaged(data_dir, tmp_path):
 
 
 def open_tfds(path, **changes):
+  changes = {'tokenizer': 'bytes'} | changes
   return data.open_corpus(config.Data(source='tfds', path=str(path), **changes))
+
+
+def texts_of(tokens):
+  raw = tokens.ids.astype(np.uint8).tobytes()
+  return [text[1:].decode() for text in raw.split(b'\xff')[:-1]]
+
+
+def train(corpus):
+  return texts_of(corpus.train[0])
+
+
+def validation(corpus):
+  return texts_of(corpus.validation)
 
 
 def test_a_prepared_data_set_is_read_from_its_directory(data_dir):
   corpus = open_tfds(data_dir / VERSION)
-  assert sorted(corpus.train) == sorted(TEXTS['train'])
-  assert sorted(corpus.validation) == sorted(TEXTS['validation'])
+  assert sorted(train(corpus)) == sorted(TEXTS['train'])
+  assert sorted(validation(corpus)) == sorted(TEXTS['validation'])
 
 
 def test_a_prepared_data_set_is_found_by_name_and_version(data_dir):
   by_name = open_tfds('little_notes/en:1.0.0', data_dir=str(data_dir))
   by_directory = open_tfds(data_dir / VERSION)
-  assert list(by_name.train) == list(by_directory.train)
+  assert train(by_name) == train(by_directory)
   assert by_name.fingerprint == by_directory.fingerprint
 
 
@@ -80,13 +96,13 @@ def test_a_data_set_in_a_bucket_is_the_same(data_dir, store):
   remote = bucket.upload(data_dir, store('tfds'))
   there = open_tfds('little_notes/en:1.0.0', data_dir=str(remote))
   here = open_tfds('little_notes/en:1.0.0', data_dir=str(data_dir))
-  assert list(there.train) == list(here.train)
+  assert train(there) == train(here)
   assert there.fingerprint == here.fingerprint
 
 
 def test_no_tensorflow_is_imported(data_dir):
   corpus = open_tfds(data_dir / VERSION)
-  assert corpus.train[0] in TEXTS['train']
+  assert train(corpus)[0] in TEXTS['train']
   assert 'tensorflow' not in sys.modules
 
 
@@ -96,16 +112,15 @@ def test_a_split_may_be_a_slice(data_dir):
     train_split='train[:20]',
     validation_split='train[20:]',
   )
-  assert len(corpus.train) == 20
-  assert len(corpus.validation) == 10
-  texts = [*corpus.train, *corpus.validation]
+  assert len(train(corpus)) == 20
+  assert len(validation(corpus)) == 10
+  texts = [*train(corpus), *validation(corpus)]
   assert sorted(texts) == sorted(TEXTS['train'])
 
 
-def test_the_fingerprint_names_the_data_set_and_its_slices(data_dir):
+def test_the_fingerprint_tells_slices_apart(data_dir):
   whole = open_tfds(data_dir / VERSION).fingerprint
-  assert whole['name'] == VERSION
-  assert whole['file_format'] == 'array_record'
+  assert whole['source'] == 'tfds'
   assert whole['train']['documents'] == 30
   assert json.loads(json.dumps(whole)) == whole
   slices = [
@@ -116,14 +131,61 @@ def test_the_fingerprint_names_the_data_set_and_its_slices(data_dir):
   assert slices[0] != slices[1]
 
 
-def test_packed_rows_come_out_of_a_prepared_data_set(data_dir):
+def test_documents_that_both_splits_hold_are_a_warning(data_dir):
+  with pytest.warns(UserWarning, match='10 of 20 training documents are held'):
+    open_tfds(
+      data_dir / VERSION,
+      train_split='train[:20]',
+      validation_split='train[10:]',
+    )
+
+
+def test_rows_come_out_of_a_prepared_data_set(data_dir):
   corpus = open_tfds(data_dir / VERSION)
-  tokenizer = data.load_tokenizer(config.Data(tokenizer='bytes'))
-  rows = data.evaluation_rows(
-    corpus.validation, tokenizer, n_rows=4, context_length=12
+  rows = data.evaluation_rows(corpus, n_rows=4, context_length=12)
+  line = b''.join(
+    b'\xfe' + text.encode() + b'\xff' for text in validation(corpus)
   )
-  first = rows.astype('uint8').tobytes()[1:].split(b'\xff')[0].decode()
-  assert first in TEXTS['validation']
+  assert all(row.astype('uint8').tobytes() in line for row in rows)
+
+
+def prepared_texts(out, *arguments):
+  assert prepare.main([*map(str, arguments), f'--out={out}']) == 0
+  corpus = data.open_corpus(config.Data(source='tokens', path=str(out)))
+  texts = []
+  for tokens in (corpus.train[0], corpus.validation):
+    ids = np.empty(len(tokens), np.int32)
+    tokens.read(0, ids)
+    ends = np.flatnonzero(ids == corpus.document_end) + 1
+    texts.append([corpus.tokenizer.decode(i) for i in np.split(ids, ends)[:-1]])
+  return list(map(sorted, texts))
+
+
+def test_a_split_is_prepared_as_it_is_and_may_train_a_tokenizer(
+  data_dir, tmp_path
+):
+  """Then its documents are read more than once."""
+  found = prepared_texts(
+    tmp_path / 'out',
+    data_dir / VERSION,
+    '--workers=0',
+    '--train_tokenizer=bpe',
+    '--vocab_size=280',
+  )
+  assert found == [sorted(TEXTS['train']), sorted(TEXTS['validation'])]
+
+
+def test_inputs_to_hold_out_take_the_place_of_the_split_of_a_data_set(
+  data_dir, tmp_path
+):
+  other = tmp_path / 'other.jsonl'
+  other.write_text('{"text": "another"}')
+  options = ['--workers=0', '--tokenizer=bytes', '--validation']
+  whole = data_dir / VERSION
+  found = prepared_texts(tmp_path / 'a', whole, *options, other)
+  assert found == [sorted(TEXTS['train']), ['another']]
+  found = prepared_texts(tmp_path / 'b', other, *options, whole)
+  assert found == [['another'], sorted(TEXTS['validation'])]
 
 
 @pytest.mark.parametrize('key', ['train_split', 'validation_split'])

@@ -154,7 +154,8 @@ class Smoke:
     self.pruner = make_pruner(algorithm, self.kernels)
     self.tx = optimizer_lib.make_optimizer(config.optimizer)
     loss = step_lib.make_loss_fn(
-      lambda params, tokens: self.model.apply({'params': params}, tokens), 0.0
+      lambda params, tokens, _: self.model.apply({'params': params}, tokens),
+      0.0,
     )
     self.step = jax.jit(step.make_train_step(loss, self.tx, self.pruner))
     self.is_global = algorithm in GLOBAL

@@ -240,8 +240,8 @@ def test_z_loss_adds_the_mean_squared_log_normaliser():
   model, params = init(SMALL)
   rows = some_rows(SMALL)
 
-  def apply(p, tokens):
-    return model.apply({'params': p}, tokens)
+  def apply(p, tokens, documents=None):
+    return model.apply({'params': p}, tokens, documents)
 
   plain, _ = step_lib.make_loss_fn(apply)(params, rows)
   total, metrics = step_lib.make_loss_fn(apply, z_loss=0.1)(params, rows)

@@ -19,6 +19,7 @@ import math
 import os
 import pathlib
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 
@@ -32,8 +33,10 @@ from jax_sparse_pretrain.prepare import statistics as statistics_lib
 from jax_sparse_pretrain.prepare.inputs import Input, find_inputs
 from jax_sparse_pretrain.prepare.writing import Journal
 from jax_sparse_pretrain.schema import one_line
-from jax_sparse_pretrain.text import short
+from jax_sparse_pretrain.text import percent, short
 
+# Between two lines about how far it is, where no bar can be shown.
+_LINE_SECONDS = 30.0
 _SHARD_BYTES = 256_000_000
 
 
@@ -391,32 +394,44 @@ def _warn(manifest: dict, inputs, tokenizer: tokenizers.Tokenizer) -> None:
 
 @contextlib.contextmanager
 def _progress(job: pipeline.Job):
-  """Yields a function that shows how far it is, on standard error."""
+  """Yields a function that shows how far it is, on standard error.
+
+  A terminal gets a bar, anything else a line now and then.
+  """
   sizes = [i.source.size() for i in job.inputs]
   total = sum(sizes)
+  began = said = time.monotonic()
+  n_before = None
   with tqdm.tqdm(
     total=total,
     disable=None,  # Only a terminal can show it.
-    unit='B',
-    unit_scale=True,
     dynamic_ncols=True,
     mininterval=1.0,
     bar_format='{percentage:3.0f} % |{bar}| {desc} {remaining} left',
   ) as bar:
 
     def show(place, writers) -> None:
+      nonlocal n_before, said
       counts = [writer.counts for writer in writers.values()]
-      tokens = sum(each['tokens'] for each in counts)
-      n_documents = sum(each['documents'] for each in counts)
+      n_documents, n_tokens = (
+        sum(each[name] for each in counts) for name in ('documents', 'tokens')
+      )
+      now = time.monotonic()
+      if n_before is None:  # An earlier start has made these.
+        n_before = n_tokens
+      speed = (n_tokens - n_before) / max(now - began, 1e-9)
       done = sum(sizes[: place.source])
       if place.source < len(job.inputs):
         done += job.inputs[place.source].source.n_bytes_read
-      speed = tokens / max(bar.format_dict['elapsed'], 1e-9)
-      bar.set_description_str(
-        f'{short(n_documents, 3)} documents, {short(tokens, 3)} tokens, '
-        f'{short(speed, 3)}/s',
-        refresh=False,
+      text = (
+        f'{short(n_documents, 3)} documents, {short(n_tokens, 3)} tokens, '
+        f'{short(speed, 3)}/s'
       )
+      if bar.disable and now > said + _LINE_SECONDS:
+        share = percent(min(done / max(total, 1), 1), '.0f')
+        print(f'{share} of the input, {text}', file=sys.stderr, flush=True)
+        said = now
+      bar.set_description_str(text, refresh=False)
       bar.update(min(done, total) - bar.n)
 
     yield show

@@ -312,6 +312,11 @@ def _data_checks(data: Data) -> Iterator[_Check]:
     f"data.path = '': must be set when data.source is {data.source!r}",
   )
   yield (
+    data.source != 'stdlib' or data.path == '',
+    f"data.path = {data.path!r}: not read when data.source is 'stdlib'; set "
+    "data.source = 'text' or 'tokens'",
+  )
+  yield (
     not data.mixture or (is_tokens and data.path == ''),
     "data.mixture: needs data.source = 'tokens' and data.path = ''",
   )

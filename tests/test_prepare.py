@@ -579,7 +579,7 @@ def test_checking_finds_a_flipped_byte_anywhere(source, tmp_path, capsys):
     vocab_size=300,
   )
   assert prepare.main(['--check', str(out)]) == 0
-  assert 'are what they were' in capsys.readouterr().out
+  assert 'shards match' in capsys.readouterr().out
   for path in sorted(out.iterdir()):
     if path.name != 'manifest.json':
       raw = path.read_bytes()
@@ -667,13 +667,17 @@ def test_a_stopped_run_keeps_the_tokenizer_that_it_trained(
     killed_at(patch, pathlib.Path, 'replace', 4)
     with pytest.raises(KeyboardInterrupt):
       run(source, tmp_path / 'out', **options)
-  # Another tokenizer is refused before it takes the place of the trained one.
-  other = run(source, tmp_path / 'other', **options | {'vocab_size': 290})
-  given = {'tokenizer': other / 'tokenizer.json'}
-  assert prepare.main(command(source, tmp_path / 'out', **given)) == 2
   assert content(run(source, tmp_path / 'out', **options)) == content(whole)
   argv = command(source, tmp_path / 'out', **options | {'vocab_size': 290})
   assert prepare.main(argv) == 2
+
+
+def test_a_wrong_argument_may_be_mended_if_nothing_was_made(source, tmp_path):
+  out = tmp_path / 'out'
+  assert prepare.main(command(source, out, text_field='none')) == 2
+  assert not list(out.glob('*.npy'))
+  run(source, out)
+  assert prepare.main(command(source, out, text_field='none')) == 2
 
 
 def test_a_tokenizer_file_is_told_by_its_name(source, tmp_path):

@@ -258,7 +258,8 @@ def sources_of(
       raise config.ConfigError(f'data.path = {error}') from error
   sources = documents.file_sources(found, data.validation_fraction)
   n_bytes = sum(source.size() for source in sources)
-  notes = [f'data: {len(found.paths):,} files, {size(n_bytes)}']
+  n = len(found.paths)
+  notes = [f'data: {n:,} file{"s" * (n != 1)}, {size(n_bytes)}']
   if found.n_repeated:
     notes[0] += f'; {found.n_repeated:,} more names lead to the same files'
   notes += [f'data: {note}' for note in documents.notes_on(found)]

@@ -221,7 +221,7 @@ class File(Source):
       line += raw[: error.start].count(b'\n')
       raise config.ConfigError(
         f'{self._path}, line {line}: not UTF-8 ({error.reason}); '
-        "must be, or set the errors to 'replace' or 'skip'"
+        'must be, or see --errors and data.errors'
       ) from error
 
   def _is_utf8(self, path, kind) -> bool:

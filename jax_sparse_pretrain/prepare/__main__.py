@@ -175,7 +175,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
 def _check(name: str) -> int:
   directory = storage.as_path(name)
   n_checked = shards.check_shards(directory, shards.read_manifest(directory))
-  print(f'{directory}: {n_checked} shards are what they were')
+  print(f'{directory}: the checksums of {n_checked} shards match')
   return 0
 
 

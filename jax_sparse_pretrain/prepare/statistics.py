@@ -107,22 +107,26 @@ def _draw_histogram(lengths, path: pathlib.Path) -> None:
 
   figure = style.new_figure(3.2)
   axes = figure.subplots()
-  longest = max(int(each.max(initial=1)) for each in lengths.values())
-  edges = np.geomspace(1, longest + 1, 60)
+  every = np.concatenate([[1], *lengths.values()])
+  shortest, longest = int(every[1:].min(initial=every.max())), int(every.max())
+  edges = np.geomspace(shortest, longest + 1, 40)
   colours = (style.BLUE, style.VERMILION)
   for (split, each), colour in zip(lengths.items(), colours, strict=True):
     label = f'{split}, {len(each):,} documents'
     if len(each):
+      shares = np.full(len(each), 1 / len(each))
       axes.hist(
-        each, edges, density=True, histtype='step', color=colour, label=label
-      )
+        *(each, edges), weights=shares, histtype='step', color=colour,
+        label=label,
+      )  # fmt: skip
+      axes.legend()
   axes.set(
-    xscale='log',
     xlabel='tokens of a document',
-    ylabel='share of documents a token',
+    ylabel='share of documents',
     title='Lengths of documents',
   )
-  axes.legend()
+  style.log_axis(axes.xaxis, shortest, longest + 1)
+  style.write_ticks(lambda value: percent(value, '.3g'), axes.yaxis)
   figure.savefig(path)
 
 

@@ -173,7 +173,7 @@ class Journal:
     self.identity = identity
 
   def read(self) -> dict[str, Any] | None:
-    """The state last written; None if there is none.
+    """The state last written; None if there is none, or nothing was made.
 
     Raises:
       ConfigError: if it is of another run, naming what differs.
@@ -187,6 +187,8 @@ class Journal:
       raise config.ConfigError(
         f'{self._path}: cannot be read: {schema.one_line(error)}'
       ) from error
+    if not any(split['tokens'] for split in state['splits'].values()):
+      return None  # Other arguments may be right now.
     self.check(identity)
     return state
 

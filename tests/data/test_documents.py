@@ -264,7 +264,7 @@ def test_invalid_utf8_is_an_error_with_its_file_and_line(tmp_path):
   path = write(tmp_path / 'a.txt', b'a\nb\n\nab\xffc\nd')
   message = error(path)
   assert message.startswith(f'{path}, line 4: not UTF-8')
-  assert "'replace' or 'skip'" in message
+  assert '--errors' in message and 'data.errors' in message
 
 
 def test_replacing_mends_what_is_not_utf8(tmp_path):

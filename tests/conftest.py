@@ -1,11 +1,10 @@
-"""Tiers and groups of tests; eight fake CPU devices; a bucket.
+"""Tiers of tests; eight fake CPU devices; a bucket.
 
 `pytest` leaves out the tests marked `slow`; `pytest --all` runs them, too. A
 test that is named by its id always runs.
 """
 
 import collections
-import functools
 import os
 import pathlib
 import sys
@@ -50,13 +49,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-  """Sends the tests of a file that share something to one worker of `-n`.
-
-  And marks as slow all but the first variants of a test marked `fast`.
-
-  They share a fixture of the module or the session, or a function of the file
-  that is cached: each worker would make it anew. Other tests may go anywhere.
-  """
+  """Marks as slow all but the first variants of a test marked `fast`."""
   variants: collections.Counter = collections.Counter()
   for item in items:
     if fast := item.get_closest_marker('fast'):
@@ -64,22 +57,6 @@ def pytest_collection_modifyitems(items):
       variants[name] += 1
       if variants[name] > fast.args[0]:
         item.add_marker(pytest.mark.slow)
-    if _shares_a_fixture(item) or _caches(item.module):
-      item.add_marker(pytest.mark.xdist_group(item.module.__name__))
-
-
-def _shares_a_fixture(item) -> bool:
-  fixtures = item._fixtureinfo.name2fixturedefs.values()
-  # Those of pytest itself have no `baseid`, and cost nothing.
-  return any(f[-1].baseid and f[-1].scope != 'function' for f in fixtures)
-
-
-@functools.cache
-def _caches(module) -> bool:
-  return any(
-    hasattr(f, 'cache_info') and f.__module__ == module.__name__
-    for f in vars(module).values()
-  )
 
 
 def pytest_deselected(items):

@@ -9,7 +9,8 @@ cache, as they are after the first epoch.
 
 Preparing: JSON lines of English-like text -> token shards, with all cores;
 against the bare encoder's own batch call on the same texts in memory, which
-uses all cores, too. `--skip` leaves it out.
+uses all cores, too. The command's start, a second or two, is counted: take
+enough text. `--skip` leaves it out.
 
 The last table says what training needs at 50 % of a chip's peak.
 """
@@ -56,7 +57,7 @@ def main() -> None:
     speed = read_speeds(pathlib.Path(folder), int(args.tokens), args.rounds)
     print_needs(speed)
     if not args.skip:
-      prepare_speeds(pathlib.Path(folder), args.text_mb, 3)
+      prepare_speeds(pathlib.Path(folder), args.text_mb, args.rounds)
 
 
 def read_speeds(folder: pathlib.Path, n_tokens: int, rounds: int) -> float:
@@ -177,7 +178,7 @@ def prepare_speeds(folder: pathlib.Path, megabytes: float, rounds: int) -> None:
 
 
 def _time_prepare(source, tokenizer, out) -> float:
-  """Seconds of the command, without the start of Python and its workers."""
+  """Seconds of the whole command, the start of Python and workers included."""
   began = time.perf_counter()
   module = [sys.executable, '-m', 'jax_sparse_pretrain.prepare']
   flags = ['--tokenizer', str(tokenizer), '--out', str(out)]

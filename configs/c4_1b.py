@@ -3,7 +3,7 @@
   python -m jax_sparse_pretrain.train --config=configs/c4_1b.py \\
     --workdir=DIR --config.data.path=TOKENS
 
-Its tokens come from all 1,024 files, 320 GB of C4, once, on any machine:
+Its tokens come from all 1,024 files, 305 GB of C4, once, on any machine:
 
   hf download allenai/c4 --repo-type=dataset --local-dir=c4 \\
     --include 'en/c4-train.*' \\

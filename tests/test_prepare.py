@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -670,6 +671,17 @@ def test_a_stopped_run_keeps_the_tokenizer_that_it_trained(
   assert content(run(source, tmp_path / 'out', **options)) == content(whole)
   argv = command(source, tmp_path / 'out', **options | {'vocab_size': 290})
   assert prepare.main(argv) == 2
+
+
+def test_a_pipe_gets_lines_about_how_far_it_is(
+  source, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(prepare, '_LINE_SECONDS', -1.0)
+  run(source, tmp_path / 'out')
+  lines = capsys.readouterr().err.splitlines()
+  assert any(
+    re.match(r'\d+ % of the input, \S+ documents', line) for line in lines
+  )
 
 
 def test_a_wrong_argument_may_be_mended_if_nothing_was_made(source, tmp_path):

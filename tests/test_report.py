@@ -56,6 +56,14 @@ def test_the_loss_stands_beside_its_baseline():
   assert ['Training loss', '2.3981'] in table
 
 
+@pytest.mark.parametrize('share, remark', [(0.04, []), (0.06, [
+  'of the time; more data.prefetch may help'
+])])  # fmt: skip
+def test_time_spent_waiting_for_data_is_told_and_explained(share, remark):
+  table = rows(end_of_run_table(SPARSE | {'data_seconds': share * 8050.0}))
+  assert ['Waiting for data', f'{share:.1%}', *remark] in table
+
+
 def test_a_model_worse_than_its_baseline_is_called_that():
   table = end_of_run_table(SPARSE | {'eval_loss': 7.5})
   assert 'the model is 0.3766 nats ABOVE it' in table

@@ -1,6 +1,8 @@
 """Runs on prepared tokens: mixtures, masked documents, several evaluations."""
 
+import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -9,7 +11,14 @@ import tiny
 
 from jax_sparse_pretrain import data as data_lib
 from jax_sparse_pretrain.command_line import Stopped
+from jax_sparse_pretrain.config import ConfigError
+from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.prepare.__main__ import main as prepare
+from jax_sparse_pretrain.runs.workdir import (
+  Workdir,
+  check_same_run,
+  read_resolved,
+)
 from jax_sparse_pretrain.training import setup, train_model
 from jax_sparse_pretrain.training.entry import train_here
 
@@ -112,9 +121,45 @@ def test_a_stopped_run_of_a_mixture_ends_with_the_same_losses(
   assert losses(tmp_path) == losses(finished[0])
 
 
-def test_another_corpus_is_refused_and_another_path_is_not(
+def test_equal_tokens_at_another_path_are_the_same_data(
   prepared, finished, tmp_path
 ):
   moved = tmp_path / 'moved'
   moved.symlink_to(prepared)
   assert train_model(config_of(moved), finished[0])['steps'] == STEPS
+
+
+def test_other_tokens_are_refused(prepared, finished):
+  config = config_of(prepared)
+  (low, weight), high = config.data.mixture
+  data = dataclasses.replace(config.data, mixture=((low, weight + 1), high))
+  with pytest.raises(ConfigError, match='the corpus has changed'):
+    train_model(dataclasses.replace(config, data=data), finished[0])
+
+
+def test_a_run_that_read_streams_cannot_go_on_but_opens(finished, tmp_path):
+  workdir = tmp_path / 'old'
+  shutil.copytree(finished[0], workdir)
+  path = workdir / 'config.json'
+  resolved = json.loads(path.read_text())
+  resolved['config']['data'] |= {
+    'streams': 0,
+    'source': 'stdlib',
+    'path': 'c4/en:3.0.1',
+    'mixture': [],
+    'tokenizer': 'bytes',
+  }
+  path.write_text(json.dumps(resolved))
+  files = Workdir(workdir)
+  with pytest.raises(ConfigError, match='of an earlier version'):
+    check_same_run(files, resolved, fork=False)
+  with pytest.warns(UserWarning, match='streams is no longer a key'):
+    assert 'streams' not in read_resolved(files)['config']['data']
+
+
+def test_a_head_for_ids_that_never_occur_is_told(prepared):
+  config = config_of(prepared)
+  model = dataclasses.replace(config.model, vocab_size=512)
+  n = [counts.linear_parameters(m) for m in (model, config.model)]
+  with pytest.warns(UserWarning, match=f'N is {n[0]:,}, and would be {n[1]:,}'):
+    setup.set_up(dataclasses.replace(config, model=model)).batches.close()

@@ -29,22 +29,6 @@ _UNKNOWN_SHARE = 1e-4
 _SHARED_SHARE = 0.01
 
 
-class Part(NamedTuple):
-  """The tokens of a piece, boundaries included.
-
-  Attributes:
-    ids: int32[n].
-    n_bytes: of the piece's text as UTF-8.
-    ends, split, digest: as in `Piece`.
-  """
-
-  ids: np.ndarray
-  n_bytes: int
-  ends: bool
-  split: str
-  digest: bytes
-
-
 def batches_of(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
   """Groups pieces, about `BATCH_BYTES` of text each."""
   batch, size = [], 0

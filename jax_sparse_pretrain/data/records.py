@@ -4,13 +4,18 @@ Each function takes a stream and a `Reading`, and yields (place, function that
 gives the text); the function may raise ValueError.
 """
 
+from __future__ import annotations
+
 import functools
 import itertools
 import json
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from jax_sparse_pretrain import config
+
+if TYPE_CHECKING:
+  from jax_sparse_pretrain.data.documents import Reading
 
 BYTE_ORDER_MARK = b'\xef\xbb\xbf'
 
@@ -20,7 +25,7 @@ def decoding(errors: str) -> str:
   return 'replace' if errors == 'replace' else 'strict'
 
 
-def _json_records(stream: BinaryIO, reading):
+def _json_records(stream: BinaryIO, reading: Reading):
   """Yields (place, function that gives the text) of JSON or JSON lines."""
   lines = enumerate(itertools.chain(_first_line(stream), stream), 1)
   start = next((line for line in lines if line[1].strip()), None)
@@ -50,18 +55,18 @@ def _first_line(stream: BinaryIO) -> list[bytes]:
   return [line] if line else []
 
 
-def _line_text(line: bytes, reading) -> Any:
+def _line_text(line: bytes, reading: Reading) -> Any:
   return field_of(_parsed(line, reading), reading.text_field)
 
 
-def _json_or_none(raw: bytes, reading) -> Any:
+def _json_or_none(raw: bytes, reading: Reading) -> Any:
   try:
     return _parsed(raw, reading)
   except (ValueError, RecursionError):
     return None
 
 
-def _parsed(raw: bytes, reading) -> Any:
+def _parsed(raw: bytes, reading: Reading) -> Any:
   try:
     return json.loads(raw.decode('utf-8', decoding(reading.errors)))
   except UnicodeDecodeError as error:
@@ -77,7 +82,7 @@ def field_of(record: Any, field: str) -> Any:
   return record
 
 
-def _parquet_records(stream: BinaryIO, reading):
+def _parquet_records(stream: BinaryIO, reading: Reading):
   pyarrow = _pyarrow()
   from pyarrow import parquet
 
@@ -89,7 +94,7 @@ def _parquet_records(stream: BinaryIO, reading):
   )
 
 
-def _arrow_records(stream: BinaryIO, reading):
+def _arrow_records(stream: BinaryIO, reading: Reading):
   pyarrow = _pyarrow()
   if stream.read(6) == b'ARROW1':
     stream.seek(0)

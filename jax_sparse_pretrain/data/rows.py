@@ -131,7 +131,7 @@ class ShuffledRows:
     return permutation(int(self._sizes[group]), self._seed, epoch, group)
 
 
-def permutation(n: int, *key: int) -> np.ndarray:
+def permutation(n: int, *key: int | str) -> np.ndarray:
   """A random order of n things that only `key` decides, int64[n].
 
   It sorts the raw output of a counter-based generator, which NumPy promises

@@ -28,10 +28,14 @@ import tqdm
 from jax_sparse_pretrain import command_line, storage
 from jax_sparse_pretrain.config import ConfigError
 from jax_sparse_pretrain.data import documents, encoding, shards, tokenizers
-from jax_sparse_pretrain.prepare import adopting, pipeline, vocabulary
+from jax_sparse_pretrain.prepare import (
+  adopting,
+  pipeline,
+  vocabulary,
+  writing,
+)
 from jax_sparse_pretrain.prepare import statistics as statistics_lib
 from jax_sparse_pretrain.prepare.inputs import Input, find_inputs
-from jax_sparse_pretrain.prepare.writing import Journal
 from jax_sparse_pretrain.schema import one_line
 from jax_sparse_pretrain.text import percent, short
 
@@ -181,7 +185,7 @@ def _check(name: str) -> int:
 
 def _adopt(args: argparse.Namespace) -> int:
   directory = _directory(args)
-  pipeline.check_place(directory)
+  writing.check_place(directory)
   for name in (shards.MANIFEST, shards.JOURNAL):
     if (directory / name).exists():
       raise ConfigError(
@@ -189,7 +193,7 @@ def _adopt(args: argparse.Namespace) -> int:
       )
   if args.tokenizer:
     tokenizer = _given_tokenizer(args)
-    about = pipeline.write_tokenizer(directory, tokenizer)
+    about = writing.write_tokenizer(directory, tokenizer)
   elif args.vocab_size and args.eos_id is not None:
     about = {
       'kind': 'unknown',
@@ -215,8 +219,8 @@ def _prepare(args: argparse.Namespace, stop: command_line.StopRequest) -> int:
   for note in notes:
     print(note, file=sys.stderr)
   directory = _directory(args)
-  pipeline.check_place(directory)
-  with pipeline.only_writer(directory):
+  writing.check_place(directory)
+  with writing.only_writer(directory):
     return _write(args, inputs, directory, stop)
 
 
@@ -224,11 +228,11 @@ def _write(args, inputs, directory: pathlib.Path, stop) -> int:
   # Before the share is taken, so that all shares train the same tokenizer.
   tokenizer = _tokenizer(args, directory, inputs)
   inputs = _share(args, inputs)
-  journal = Journal(directory, _identity(args, inputs, tokenizer))
+  journal = writing.Journal(directory, _identity(args, inputs, tokenizer))
   if (directory / shards.MANIFEST).exists():
     return _already_there(directory, journal)
   journal.read()  # Refuses what another run has begun, and changes nothing.
-  itemsize = 2 if tokenizer.vocab_size <= 1 << 16 else 4
+  itemsize = encoding.token_dtype(tokenizer.vocab_size).itemsize
   job = pipeline.Job(
     inputs=inputs,
     tokenizer=tokenizer,
@@ -237,7 +241,7 @@ def _write(args, inputs, directory: pathlib.Path, stop) -> int:
     max_tokens=None if args.tokens is None else int(args.tokens),
     workers=args.workers,
   )
-  about = pipeline.write_tokenizer(directory, tokenizer)
+  about = writing.write_tokenizer(directory, tokenizer)
   with _progress(job) as show:
     made = pipeline.make_shards(job, journal, stop.is_due, show)
   if made is None:
@@ -353,7 +357,7 @@ def _identity(args, inputs, tokenizer) -> dict:
   }
 
 
-def _already_there(directory: pathlib.Path, journal: Journal) -> int:
+def _already_there(directory: pathlib.Path, journal: writing.Journal) -> int:
   manifest = shards.read_manifest(directory)
   journal.check(manifest.get('identity', {}))
   journal.remove()

@@ -8,7 +8,6 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
 import itertools
 import multiprocessing
 import os
@@ -21,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jax_sparse_pretrain import config, storage
-from jax_sparse_pretrain.data import documents, encoding, shards, tokenizers
+from jax_sparse_pretrain import config
+from jax_sparse_pretrain.data import documents, encoding, tokenizers
 from jax_sparse_pretrain.prepare.inputs import Input
 from jax_sparse_pretrain.prepare.writing import (
   Journal,
@@ -304,66 +303,3 @@ def _encode(texts: list[str]) -> tuple[np.ndarray, list[int]]:
   if not ids:
     return np.empty(0, dtype), []
   return np.concatenate(ids).astype(dtype), [len(i) for i in ids]
-
-
-def write_tokenizer(
-  directory: pathlib.Path,
-  tokenizer: tokenizers.Tokenizer,
-) -> dict[str, Any]:
-  """Copies the tokenizer's file; returns what the manifest says of it."""
-  about = tokenizers.identity(tokenizer)
-  if tokenizer.kind == 'bytes':
-    return about
-  suffix = {'huggingface': 'json', 'sentencepiece': 'model'}[tokenizer.kind]
-  name = f'tokenizer.{suffix}'
-  # In one step: a run that goes on may have trained it, and need this copy.
-  storage.replace(directory / name, tokenizer.model)
-  return {
-    **about,
-    'file': name,
-    'bos': tokenizer.bos,
-    'eos': tokenizer.eos,
-  }
-
-
-def check_place(directory: pathlib.Path) -> None:
-  """Refuses a directory with something else in it.
-
-  Raises:
-    ConfigError: for such a directory, or one that cannot be made.
-  """
-  try:
-    directory.mkdir(parents=True, exist_ok=True)
-    names = {path.name for path in directory.iterdir()}
-  except OSError as error:
-    raise config.ConfigError(f'--out = {directory}: {error}') from error
-  known = {shards.MANIFEST, shards.JOURNAL}
-  # Of one that was killed at once.
-  written = ('tokenizer.json', 'tokenizer.model', shards.JOURNAL)
-  leftovers = {name + end for name in written for end in ('', '.tmp')}
-  if names - leftovers and not names & known:
-    raise config.ConfigError(
-      f'--out = {directory}: holds other files, such as {min(names)}; must be '
-      'empty, or a directory that prepare has begun'
-    )
-
-
-@contextlib.contextmanager
-def only_writer(directory: pathlib.Path) -> Iterator[None]:
-  """A context that no second run enters; a killed run leaves no lock behind.
-
-  Raises:
-    ConfigError: if another run is at work in the directory.
-  """
-  descriptor = os.open(directory, os.O_RDONLY)
-  try:
-    with contextlib.suppress(OSError):  # Of a file system without locks.
-      try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError as error:
-        raise config.ConfigError(
-          f'--out = {directory}: another run of prepare is writing there'
-        ) from error
-    yield
-  finally:
-    os.close(descriptor)

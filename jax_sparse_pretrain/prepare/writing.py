@@ -1,19 +1,21 @@
-"""Shards being written, and the journal that lets a killed run go on.
+"""What a run writes: shards, the tokenizer, a journal that lets it go on.
 
 What is open ends in `.part`. The journal says how much of it counts: after a
 kill, the rest is cut off and made again.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from jax_sparse_pretrain import config, schema, storage
-from jax_sparse_pretrain.data import encoding, shards
+from jax_sparse_pretrain.data import encoding, shards, tokenizers
 
 _HEADER_BYTES = 128
 
@@ -229,3 +231,66 @@ def open_writers(
     )
     for split in encoding.SPLITS
   }
+
+
+def write_tokenizer(
+  directory: pathlib.Path,
+  tokenizer: tokenizers.Tokenizer,
+) -> dict[str, Any]:
+  """Copies the tokenizer's file; returns what the manifest says of it."""
+  about = tokenizers.identity(tokenizer)
+  if tokenizer.kind == 'bytes':
+    return about
+  suffix = {'huggingface': 'json', 'sentencepiece': 'model'}[tokenizer.kind]
+  name = f'tokenizer.{suffix}'
+  # In one step: a run that goes on may have trained it, and need this copy.
+  storage.replace(directory / name, tokenizer.model)
+  return {
+    **about,
+    'file': name,
+    'bos': tokenizer.bos,
+    'eos': tokenizer.eos,
+  }
+
+
+def check_place(directory: pathlib.Path) -> None:
+  """Refuses a directory with something else in it.
+
+  Raises:
+    ConfigError: for such a directory, or one that cannot be made.
+  """
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    names = {path.name for path in directory.iterdir()}
+  except OSError as error:
+    raise config.ConfigError(f'--out = {directory}: {error}') from error
+  known = {shards.MANIFEST, shards.JOURNAL}
+  # Of one that was killed at once.
+  written = ('tokenizer.json', 'tokenizer.model', shards.JOURNAL)
+  leftovers = {name + end for name in written for end in ('', '.tmp')}
+  if names - leftovers and not names & known:
+    raise config.ConfigError(
+      f'--out = {directory}: holds other files, such as {min(names)}; must be '
+      'empty, or a directory that prepare has begun'
+    )
+
+
+@contextlib.contextmanager
+def only_writer(directory: pathlib.Path) -> Iterator[None]:
+  """A context that no second run enters; a killed run leaves no lock behind.
+
+  Raises:
+    ConfigError: if another run is at work in the directory.
+  """
+  descriptor = os.open(directory, os.O_RDONLY)
+  try:
+    with contextlib.suppress(OSError):  # Of a file system without locks.
+      try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError as error:
+        raise config.ConfigError(
+          f'--out = {directory}: another run of prepare is writing there'
+        ) from error
+    yield
+  finally:
+    os.close(descriptor)

@@ -163,7 +163,10 @@ def read_resolved(workdir: Workdir) -> dict[str, Any]:
   """
   try:
     resolved = json.loads(workdir.config.read_text())
-    if resolved['config']['data'].pop('streams', None) is not None:
+    data = resolved['config']['data']
+    if data.pop('streams', None) is not None:
+      if data['source'] == 'stdlib':
+        data['path'] = ''  # It was not read then either, and not refused.
       warnings.warn(
         f'{workdir.config}: data.streams is no longer a key, and is left out',
         stacklevel=2,

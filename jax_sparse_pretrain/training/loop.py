@@ -154,7 +154,8 @@ class _Run:
     experiment, programs = self._experiment, self._experiment.programs
     controls = experiment.controls(step - 1)
     with self._meter.waiting():
-      rows = experiment.to_devices(next(experiment.batches))
+      rows = next(experiment.batches)
+    rows = experiment.to_devices(rows)
     # Counts by the first forward pass that sees them. With a delay that is the
     # next one, and what the very first sees is counted before it.
     delay, counts = experiment.delay, {}

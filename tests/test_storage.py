@@ -268,7 +268,7 @@ def table_of(sweep):
     ('--workdir', 'gs:/bucket/run'),
     ('--workdir', 'gs:///run'),
     ('data.path', 'gs://no-such-bucket/*.txt'),
-    ('data.path', 'gs://bucket/**/*.txt'),
+    ('data.path', 'gs://bucket/none/**/*.txt'),
     ('data.tokenizer_path', 'gs://bucket/none.model'),
   ],
 )

@@ -148,6 +148,88 @@ def test_an_unfinished_run_is_tabled_only_if_asked_for(tmp_path, capsys):
   assert load_runs(out).run == ('short',)
 
 
+def test_average_shows_and_tables_what_began_from_another_model(run, tmp_path):
+  write_run(tmp_path / 'sweep' / 'a')
+  write_run(tmp_path / 'sweep' / 'tuned', init_from='base')
+  out = tmp_path / 'runs.csv'
+  assert 'tuned' in run('average', tmp_path / 'sweep', '--out', out)
+  header, *rows = (line.split(',') for line in out.read_text().splitlines())
+  column = header.index('init_from')
+  assert [(row[0], row[column]) for row in rows] == [
+    ('a', ''),
+    ('tuned', 'base'),
+  ]
+
+
+def with_continued(table, folder):
+  """The runs of a table, and two of them again, worse, from another model."""
+  header, *rows = table.read_text().splitlines()
+  loss = header.split(',').index('loss')
+  continued = []
+  for i, row in enumerate(rows[:2]):
+    cells = row.split(',')
+    cells[0], cells[loss] = f'tuned-{i}', str(float(cells[loss]) * 1.5)
+    continued.append(','.join([*cells, 'models/base']))
+  path = folder / 'mixed.csv'
+  lines = [f'{header},init_from', *(f'{row},' for row in rows), *continued]
+  path.write_text('\n'.join(lines))
+  return path
+
+
+ARMS = ['--names', r'(?P<arm>\D+)-(?P<seed>\d+)', '--reference', 'simulated']
+
+
+@pytest.mark.fast(2)
+@pytest.mark.parametrize(
+  'words',
+  [
+    ['fit', '--bootstrap', '0'],
+    ['contrast', *ARMS],
+    ['compare'],
+    ['report', '--bootstrap', '0', '--out', 'report.html'],
+  ],
+  ids=lambda words: words[0],
+)
+def test_what_began_from_another_model_is_no_part_of(
+  words, runs_file, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  mixed = with_continued(runs_file, tmp_path)
+
+  def said(path, *more):
+    """The answer, or the error, and the warnings of a verb."""
+    main([words[0], str(path), *words[1:], '--json', *more])
+    output = capsys.readouterr()
+    lines = output.err.splitlines()
+    errors = [line for line in lines if line.startswith('error: ')]
+    left_out = [line for line in lines if 'warning: left out: ' in line]
+    return output.out or errors, left_out
+
+  ordinary, nothing = said(runs_file)
+  assert nothing == []
+  assert said(mixed) == (
+    ordinary,
+    [
+      'warning: left out: 2 of 34 runs, which began from another model '
+      "(init_from), such as 'tuned-0'; --include_continued keeps them"
+    ],
+  )
+  everything, nothing = said(mixed, '--include_continued')
+  assert nothing == [] and everything != ordinary
+
+
+def test_too_few_ordinary_runs_are_refused_after_the_reason(
+  runs_file, tmp_path, capsys
+):
+  mixed = with_continued(runs_file, tmp_path)
+  header, *rows = mixed.read_text().splitlines()
+  mixed.write_text('\n'.join([header, *rows[-6:]]))
+  assert main(['fit', str(mixed)]) == 2
+  [warning, error] = capsys.readouterr().err.splitlines()
+  assert warning.startswith('warning: left out: 2 of 6 runs')
+  assert f'{mixed}: 4 rows: a law of 5 coefficients needs at least 5' in error
+
+
 def test_warnings_are_lines_of_their_own(tmp_path, capsys):
   workdir = write_run(tmp_path / 'odd', planned=0.3, completed=True)
   write_run(tmp_path / 'short', completed=False)

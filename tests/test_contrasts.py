@@ -230,6 +230,27 @@ def test_rank_reads_the_table_of_a_sweep(tmp_path, capsys):
   assert max(map(len, out.splitlines())) <= 80
 
 
+def test_schedules_that_began_from_another_model_are_not_ranked(
+  tmp_path, capsys
+):
+  rows = [row | {'init_from': ''} for row in sweep_rows()]
+  tuned = rows[-1] | {'run': 'tuned', 'loss': 1.0, 'init_from': 'base'}
+
+  def rank(rows, *more):
+    path = write_table(tmp_path / 'runs.csv', rows)
+    status = main(['rank', str(path), '--json', *more])
+    output = capsys.readouterr()
+    return status, output.out, output.err
+
+  status, ranked, _ = rank(rows)
+  assert status == 0
+  status, again, said = rank([*rows, tuned])
+  assert status == 0 and again == ranked and "such as 'tuned'" in said
+  # Its seed and schedule are there already.
+  status, _, said = rank([*rows, tuned], '--include_continued')
+  assert status == 2 and 'is there twice' in said
+
+
 def test_the_heat_map_reads_the_table_of_a_sweep(tmp_path):
   path = write_table(tmp_path / 'runs.csv', sweep_rows())
   figure = draw.heat_map(*rank_runs(AskedRuns([str(path)]), 0.03, 0.95))
@@ -286,6 +307,15 @@ def test_a_seed_that_comes_again_is_no_replicate(tmp_path):
   assert (
     replicate_noise(load_runs(write_table(tmp_path / 'b.csv', rows))) is None
   )
+
+
+def test_runs_from_other_models_are_no_replicates(tmp_path):
+  rows = [
+    {'run': name, 'loss': 2.0 + seed, 'seed': seed, 'init_from': name}
+    for seed, name in enumerate(['base', 'other'])
+  ]
+  path = write_table(tmp_path / 'a.csv', rows)
+  assert replicate_noise(load_runs(path, include_continued=True)) is None
 
 
 def test_schedules_are_no_replicates_of_one_another(tmp_path):

@@ -187,6 +187,59 @@ def test_an_unfinished_run_without_a_loss_is_left_out_by_name(tmp_path):
     assert load_runs(tmp_path, unfinished=True).run == ('a',)
 
 
+def test_a_run_from_another_model_is_left_out_unless_asked_for(tmp_path):
+  write_run(tmp_path / 'sweep' / 'a', init_from='')
+  write_run(tmp_path / 'sweep' / 'b', init_from='gs://models/base')
+  write_run(tmp_path / 'sweep' / 'c')
+  why = "1 of 3 runs, which .*init_from.* 'b'; --include_continued keeps"
+  with pytest.warns(UserWarning, match=why) as said:
+    assert load_runs(tmp_path / 'sweep').run == ('a', 'c')
+  assert [each.filename for each in said] == [__file__]
+  runs = load_runs(tmp_path / 'sweep', include_continued=True)
+  assert runs.run == ('a', 'b', 'c')
+  assert runs.others == {'init_from': ('', 'gs://models/base', '')}
+  assert runs.continued.tolist() == [False, True, False]
+  with pytest.raises(ValueError, match='no runs: all began.*--include_cont'):
+    load_runs(tmp_path / 'sweep' / 'b')
+
+
+def test_a_written_table_still_knows_where_its_runs_began(tmp_path):
+  write_run(tmp_path / 'b', init_from='base')
+  path = table(tmp_path)
+  runs = load_runs(path, tmp_path / 'b', include_continued=True)
+  assert runs.others == {'init_from': ('', '', 'base')}
+  write_runs(tmp_path / 'again.csv', runs)
+  again = load_runs(tmp_path / 'again.csv', include_continued=True)
+  assert_equal(again, runs)
+  with pytest.warns(UserWarning, match='left out: 1 of 3 runs'):
+    ordinary = load_runs(tmp_path / 'again.csv')
+  assert ordinary.run == ('dense', 'sparse')
+  assert ordinary.fingerprint == load_runs(path).fingerprint
+
+
+def test_where_and_the_highest_losses_are_of_the_runs_that_are_kept(tmp_path):
+  rows = [f'{ROWS[0]},', f'{ROWS[1]},', 'tuned,1e6,1e6,1e6,0,2e7,9,base']
+  path = table(tmp_path, rows, f'{HEADER},init_from')
+  with pytest.warns(UserWarning, match='left out'):
+    assert load_runs(path, drop_highest_loss=1).run == ('sparse',)
+  # No warning of a run that would not have been there.
+  assert load_runs(path, where='loss < 5').run == ('dense', 'sparse')
+  assert load_runs(path, drop_highest_loss=1, include_continued=True).run == (
+    'dense',
+    'sparse',
+  )
+
+
+def test_runs_from_random_weights_get_no_new_column(tmp_path):
+  write_run(tmp_path / 'a', init_from='')
+  write_run(tmp_path / 'b')
+  assert load_runs(tmp_path, include_continued=True).others == {}
+  seeds = table(tmp_path, [f'{row},0' for row in ROWS], f'{HEADER},seed')
+  write_runs(tmp_path / 'again.csv', load_runs(seeds))
+  header = (tmp_path / 'again.csv').read_text().splitlines()[0]
+  assert header == f'{HEADER},seed'
+
+
 def test_no_run_is_counted_twice(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   path = table(tmp_path, ['1e6,2e7,3.5'], 'parameters,tokens,loss')

@@ -652,8 +652,11 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
 LAW = ScalingLaw(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
 
 
-def write_finished(sweep, n_runs=16):
-  """Runs as others might have trained them, of a law that is known."""
+def write_finished(sweep, n_runs=16, **summaries):
+  """Runs as others might have trained them, of a law that is known.
+
+  Further keywords are what the summary of a run holds besides.
+  """
   values = config_lib.defaults()
   for i in range(n_runs):
     n, d = int(1e7 * 3 ** (i % 4)), int(1e9 * 5 ** (i // 4))
@@ -664,6 +667,7 @@ def write_finished(sweep, n_runs=16):
       'linear_parameters': n, 'final_parameters': n // 4, 'sparsity': 0.75,
       'tokens': d, 'eval_loss': float(LAW.loss(n / 2, d)), 'train_loss': 1.0,
       'compute_flops': 3 * n * d, 'wall_seconds': 1.0,
+      **summaries.get(f'run{i}', {}),
     }  # fmt: skip
     (directory / 'summary.json').write_text(json.dumps(summary))
     plan = {'steps': 10, 'start': 1, 'end': 2, 'compute_fractions': [0.1, 0.2]}
@@ -682,6 +686,25 @@ def test_a_law_is_fitted_to_a_collected_table(tmp_path):
   fit = analysis.fit_scaling_law(runs.parameters(), runs.tokens, runs.loss)
   assert fit.law.alpha == pytest.approx(0.35, abs=1e-4)
   assert fit.law.E == pytest.approx(1.8, abs=1e-3)
+
+
+def test_a_collected_table_tells_which_runs_began_from_another_model(tmp_path):
+  tables = {}
+  for name, of_run1 in {
+    'plain': {},
+    'empty': {'init_from': ''},
+    'tuned': {'init_from': 'models/base'},
+  }.items():
+    write_finished(tmp_path / name, 3, run1=of_run1)
+    assert main([f'--workdir={tmp_path / name}', '--collect']) == 0
+    tables[name] = (tmp_path / name / 'runs.csv').read_text()
+  assert tables['empty'] == tables['plain']
+  assert 'init_from' not in tables['plain']
+  path = tmp_path / 'tuned' / 'runs.csv'
+  runs = analysis.load_runs(path, include_continued=True)
+  assert runs.others['init_from'] == ('', 'models/base', '')
+  with pytest.warns(UserWarning, match="left out: 1 of 3 runs.*'run1'"):
+    assert analysis.load_runs(path).run == ('run0', 'run2')
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ how they follow from its own. Of a workdir, the average is counted in its mask
 history.
 """
 
+import dataclasses
 import math
 import os
 import pathlib
@@ -19,6 +20,7 @@ from jax_sparse_pretrain.analysis import csv_table
 from jax_sparse_pretrain.analysis.averages import average_parameters
 from jax_sparse_pretrain.analysis.runs_table import (
   COLUMNS,
+  INIT_FROM,
   KINDS,
   NUMBERS,
   Runs,
@@ -54,6 +56,7 @@ def load_runs(
   where: str | Sequence[str] = (),
   drop_highest_loss: int = 0,
   unfinished: bool = False,
+  include_continued: bool = False,
 ) -> Runs:
   """Loads the runs of CSV tables, of workdirs, and of workdirs below a folder.
 
@@ -65,6 +68,9 @@ def load_runs(
     where: comparisons; runs that fail one are left out.
     drop_highest_loss: how many runs of the highest loss to leave out.
     unfinished: whether to accept runs that have not ended.
+    include_continued: whether to keep runs that began from another model. A
+      run of a table did if its column `init_from` is not empty. Without this
+      they are left out, with a warning.
 
   Raises:
     ValueError: naming the file, the row and the column of a value that is
@@ -87,6 +93,8 @@ def load_runs(
     warnings.warn(f'--column {name}: nothing uses it', stacklevel=2)
   if not any(len(source.runs) for source in sources):
     raise ValueError('no runs' + (': --where leaves none' if where else ''))
+  if not include_continued:
+    sources = _without_continued(sources)
   return _without_highest(_joined(sources), drop_highest_loss)
 
 
@@ -180,7 +188,8 @@ def _read_workdir(
       f'{files.summary}: an unfinished run, {average.steps:,} steps so far: '
       'finish it, leave it out, or take it as it is with --unfinished'
     )
-  loss = read_json(files.summary).get('eval_loss')
+  summary = read_json(files.summary)
+  loss = summary.get('eval_loss')
   if loss is None and not average.completed:
     warnings.warn(f'{files.root}: left out: not evaluated yet', stacklevel=2)
     return None
@@ -205,7 +214,10 @@ def _read_workdir(
       )
     return arrays[asked]
 
-  runs, origin = Runs((name,), **arrays), storage.resolved(files.root)
+  began_from = summary.get(INIT_FROM)
+  others = {INIT_FROM: (str(began_from),)} if began_from else {}
+  runs = Runs((name,), **arrays, others=others)
+  origin = storage.resolved(files.root)
   return _Source(runs, [str(files.root)], column, origin, {}, is_counted=True)
 
 
@@ -219,8 +231,33 @@ def _filtered(source: _Source, conditions: Sequence[str]) -> _Source:
     if holds.dtype != bool:
       raise ValueError(f'--where {condition!r}: must be a comparison')
     keep &= holds
+  return _select(source, keep)
+
+
+def _select(source: _Source, keep: np.ndarray) -> _Source:
   places = [source.places[i] for i in np.flatnonzero(keep)]
   return source._replace(runs=source.runs.select(keep), places=places)
+
+
+def _without_continued(sources: Sequence[_Source]) -> list[_Source]:
+  names = [name for source in sources for name in source.runs.run]
+  masks = [source.runs.continued for source in sources]
+  continued = np.flatnonzero(np.concatenate(masks))
+  if len(continued) == len(names):
+    raise ValueError(
+      f'no runs: all began from another model ({INIT_FROM}); '
+      '--include_continued keeps them'
+    )
+  if len(continued):
+    warnings.warn(
+      f'left out: {len(continued)} of {len(names)} runs, which began from '
+      f'another model ({INIT_FROM}), such as {names[continued[0]]!r}; '
+      '--include_continued keeps them',
+      stacklevel=3,
+    )
+  return [
+    _select(source, ~mask) for source, mask in zip(sources, masks, strict=True)
+  ]
 
 
 def _unused(
@@ -246,7 +283,7 @@ def _joined(sources: Sequence[_Source]) -> Runs:
           'rename one of them, or give the directory above both'
         )
       first[name] = place
-  every = [source.runs for source in sources]
+  every = _all_with_origin([source.runs for source in sources])
   shared = set.intersection(*(set(runs.others) for runs in every))
   return Runs(
     tuple(first),
@@ -260,6 +297,18 @@ def _joined(sources: Sequence[_Source]) -> Runs:
       if name in shared
     },
   )
+
+
+def _all_with_origin(every: Sequence[Runs]) -> Sequence[Runs]:
+  """If one run began from another model, all have the column that says so."""
+  if not any(runs.continued.any() for runs in every):
+    return every
+  return [
+    dataclasses.replace(
+      runs, others={**runs.others, INIT_FROM: runs.began_from}
+    )
+    for runs in every
+  ]
 
 
 def _without_highest(runs: Runs, n: int) -> Runs:

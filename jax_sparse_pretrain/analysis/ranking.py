@@ -19,7 +19,7 @@ from jax_sparse_pretrain.analysis.runs_table import Runs
 # Columns of a sweep's table that follow from the config, besides section.key.
 CONFIG_COLUMNS = (
   *('batch_size', 'accumulation_steps'),
-  *('schedule', 'start', 'end'),
+  *('schedule', 'start', 'end', 'init_from'),
 )
 # Points of the integrals over a normal and a chi variate.
 POINTS = 80

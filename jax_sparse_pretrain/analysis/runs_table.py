@@ -28,6 +28,8 @@ NUMBERS = (
   'loss',
 )
 COLUMNS = ('run', *NUMBERS)
+# The column with the model that a run began from; tables may lack it.
+INIT_FROM = 'init_from'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,6 +61,20 @@ class Runs:
 
   def __len__(self) -> int:
     return len(self.run)
+
+  @property
+  def began_from(self) -> tuple[str, ...]:
+    """The model that each run began from; empty for random weights."""
+    return self.others.get(INIT_FROM, ('',) * len(self))
+
+  @property
+  def continued(self) -> np.ndarray:
+    """Which runs began from another model, bool[n].
+
+    Their tokens are not all that the model has seen, and the law of the loss
+    does not hold for them.
+    """
+    return np.array([bool(x.strip()) for x in self.began_from], dtype=bool)
 
   def parameters(self, kind: str = 'average') -> np.ndarray:
     """The counts of one kind of `KINDS`, float64[n].

@@ -102,6 +102,8 @@ def _as_runs(found: Mapping[str, Found], columns: Sequence[str]) -> Runs:
   flat = [dict(schema.leaves(config)) for config in configs]
   keys = dict.fromkeys([*columns, *differing_keys(configs)])
   others = {name: [row[name] for row in rows] for name in rows[0]}
+  if not any(others['init_from']):
+    del others['init_from']
   others |= {key: [config[key] for config in flat] for key in keys}
   texts = {name: tuple(map(_text, cells)) for name, cells in others.items()}
   return Runs(tuple(found), **numbers, others=texts)
@@ -130,6 +132,7 @@ def _others(summary: dict, resolved: dict) -> dict[str, Any]:
     'trunk': trunk.get('run', ''),
     'trunk_steps': trunk.get('step', 0),
     'wall_seconds': summary['wall_seconds'],
+    'init_from': summary.get('init_from') or '',
   }
 
 

@@ -46,6 +46,8 @@ class AskedRuns:
     where: keep the runs for which this holds, such as "sparsity == 0".
     drop_highest_loss: leave out this many runs with the highest loss.
     unfinished: take unfinished runs as they are.
+    include_continued: keep runs that began from another model (init_from),
+      which are left out by default.
   """
 
   paths: Words
@@ -53,6 +55,7 @@ class AskedRuns:
   where: Repeated = ()
   drop_highest_loss: AnyInteger = 0
   unfinished: bool = False
+  include_continued: bool = False
 
   def load(self) -> Runs:
     if not self.paths:
@@ -63,6 +66,7 @@ class AskedRuns:
       where=self.where,
       drop_highest_loss=self.drop_highest_loss,
       unfinished=self.unfinished,
+      include_continued=self.include_continued,
     )
 
 

@@ -43,7 +43,10 @@ def average(
     raise ValueError('no run has logged a step yet')
 
   def write_csv(path) -> None:
-    runs = analysis.load_runs(*workdirs, unfinished=unfinished)
+    # The verbs that read the table leave out what began from another model.
+    runs = analysis.load_runs(
+      *workdirs, unfinished=unfinished, include_continued=True
+    )
     analysis.write_runs(path, runs)
 
   return Answer(

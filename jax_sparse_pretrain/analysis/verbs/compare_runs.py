@@ -178,8 +178,8 @@ def rank_runs(
   derived = [each.partition('=')[0].strip() for each in asked.column]
   columns, runs = read_scheduled(path, asked.load, derived)
   if runs is None:
-    for name in ('column', 'where', 'drop_highest_loss', 'unfinished'):
-      if getattr(asked, name):
+    for name, value in vars(asked).items():
+      if name != 'paths' and value:
         raise ValueError(f'--{name}: {path} is no table of runs')
   floor = None
   if noise is not None:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain import schema, shipped
+from jax_sparse_pretrain.runs.workdir import CheckpointError
 
 # Exit statuses, which schedulers and the scripts in `launch/` read.
 FAILED = 1  # The run failed, in every process.
@@ -29,6 +30,45 @@ class Parser(argparse.ArgumentParser):
 
   def error(self, message: str) -> NoReturn:
     raise config_lib.ConfigError(f'{message}; see --help')
+
+
+def status_of(work: Callable[[], None]) -> int:
+  """Does the work of a command; an error becomes a line and a status."""
+  try:
+    work()
+  except config_lib.ConfigError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return BAD_INPUT
+  except BrokenPipeError:  # Whoever reads has seen enough.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  except (CheckpointError, OSError) as error:
+    print(f'error: {schema.one_line(error)}', file=sys.stderr)
+    return FAILED
+  except KeyboardInterrupt:
+    print('interrupted', file=sys.stderr)
+    return FAILED
+  return 0
+
+
+def add_model(parser: argparse.ArgumentParser, computes: bool = True) -> None:
+  """Adds the arguments that name a model to load, and perhaps to run."""
+  parser.add_argument(
+    'model',
+    metavar='MODEL',
+    help='the workdir of a run, or a directory of Hugging Face, such as export '
+    'writes; also gs://',
+  )
+  parser.add_argument(
+    '--step',
+    type=int,
+    help='the checkpoint of a workdir; default: the newest',
+  )
+  if computes:
+    parser.add_argument(
+      '--compute_dtype',
+      choices=('float32', 'bfloat16'),
+      help='of activations; default: as in training, or as weights are stored',
+    )
 
 
 def run_and_exit(main: Callable[[], int]) -> NoReturn:

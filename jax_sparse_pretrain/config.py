@@ -6,7 +6,7 @@ states what it changes. Standard library only.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from jax_sparse_pretrain import schema
@@ -32,10 +32,25 @@ class Model:
   vocab_size: int = fixed(32_000, at_least(2))
   n_layers: int = fixed(6, at_least(1))
   d_model: int = fixed(512, at_least(2))
-  n_heads: int = fixed(8, at_least(1))  # head_dim = d_model / n_heads
+  n_heads: int = fixed(8, at_least(1))
+  # Heads of keys and values, each shared by as many queries; 0: n_heads.
+  n_kv_heads: int = fixed(0, at_least(0))
+  head_dim: int = fixed(0, at_least(0))  # 0: d_model / n_heads
   d_ff: int = fixed(2048, at_least(1))  # the paper: 4 d_model
   context_length: int = fixed(2048, at_least(2))  # tokens a row
+  # Whether the head multiplies with the embedding, which then is a lookup
+  # table first: not a linear parameter, not in N and not pruned, unless
+  # `tied_is_linear` makes it one.
+  tie_embeddings: bool = fixed(False)
+  tied_is_linear: bool = fixed(False)
   rope_base: float = key(10_000.0, at_least(1))
+  # llama3: frequencies that turn less than once over the original context are
+  # divided by a factor, so that longer contexts look alike.
+  rope_scaling: Literal['none', 'llama3'] = key('none')
+  rope_factor: float = key(8.0, at_least(1))  # this and the rest: llama3 only
+  rope_low_frequency_factor: float = key(1.0, POSITIVE)
+  rope_high_frequency_factor: float = key(4.0, POSITIVE)
+  rope_original_length: int = key(8192, at_least(1))
   norm_eps: float = key(1e-5, POSITIVE)
   z_loss: float = key(0.0, at_least(0))  # times mean log(Z)^2
   compute_dtype: Literal['bfloat16', 'float32'] = key('bfloat16')
@@ -44,8 +59,14 @@ class Model:
   attention: Literal['auto', 'xla', 'cudnn'] = key('auto')
 
   @property
-  def head_dim(self) -> int:
-    return self.d_model // self.n_heads
+  def kv_heads(self) -> int:
+    """Heads of keys and values."""
+    return self.n_kv_heads or self.n_heads
+
+  @property
+  def head_size(self) -> int:
+    """Dimensions of a head."""
+    return self.head_dim or self.d_model // self.n_heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +216,9 @@ class Evaluation:
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
   every: int = free(1000, at_least(0))  # steps; 0: only at the end
-  keep: int = free(2, at_least(1))
+  keep: int = free(2, at_least(1))  # so many of the newest
+  # Checkpoints at multiples of this many steps stay for good; 0: none do.
+  keep_every: int = free(0, at_least(0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,6 +237,14 @@ class Config:
   seed: int = key(0, at_least(0))
   batch_size: int = fixed(256, at_least(1))  # rows a step, over all devices
   accumulation_steps: int = key(1, at_least(1))  # micro-batches a step
+  # A directory with a Llama of Hugging Face, such as `export` writes, whose
+  # weights the run begins with; empty: random weights.
+  init_from: str = fixed('')
+  # Whether weights that are zero there count as pruned. With
+  # pruning.sparsity = 0, the masks stay as they are.
+  init_masks_from_zeros: bool = fixed(False)
+  # Whether its tokenizer may differ from that of the data.
+  init_other_tokenizer: bool = free(False)
   model: Model = Model()
   data: Data = Data()
   duration: Duration = Duration()
@@ -223,6 +254,11 @@ class Config:
   evaluation: Evaluation = Evaluation()
   checkpoint: Checkpoint = Checkpoint()
   logging: Logging = Logging()
+
+  @property
+  def has_masks(self) -> bool:
+    """Whether a part of the weights is, or will be, held at zero."""
+    return self.pruning.sparsity > 0 or self.init_masks_from_zeros
 
   @property
   def tokens_per_step(self) -> int:
@@ -272,30 +308,57 @@ def alterations(
 _Check = tuple[bool, str]
 
 
+def check_model(model: Model) -> None:
+  """Raises ConfigError for sizes and options that contradict each other."""
+  _raise_first(_model_checks(model))
+
+
 def _check_together(config: Config) -> None:
-  for holds, message in (
-    *_model_checks(config.model),
+  check_model(config.model)
+  _raise_first((
     *_data_checks(config.data),
     *_batch_checks(config),
     *_attention_checks(config),
     *_optimizer_checks(config.optimizer),
     *_pruning_checks(config.pruning),
     *_mesh_checks(config.mesh),
-  ):
+    *_beginning_checks(config),
+  ))  # fmt: skip
+
+
+def _raise_first(checks: Iterable[_Check]) -> None:
+  for holds, message in checks:
     if not holds:
       raise ConfigError(message)
 
 
 def _model_checks(model: Model) -> Iterator[_Check]:
   yield (
-    model.d_model % model.n_heads == 0,
+    model.head_dim > 0 or model.d_model % model.n_heads == 0,
     f'model.d_model = {model.d_model}: must be divisible by '
+    f'model.n_heads = {model.n_heads}, or model.head_dim be given',
+  )
+  name = 'model.head_dim' if model.head_dim else 'model.d_model / model.n_heads'
+  yield (
+    model.head_size % 2 == 0,
+    f'{name} = {model.head_size}: the head dimension must be even for rotary '
+    'embeddings',
+  )
+  yield (
+    model.n_heads % model.kv_heads == 0,
+    f'model.n_kv_heads = {model.n_kv_heads}: must divide '
     f'model.n_heads = {model.n_heads}',
   )
   yield (
-    model.head_dim % 2 == 0,
-    f'model.d_model / model.n_heads = {model.head_dim}: the head dimension '
-    'must be even for rotary embeddings',
+    model.tie_embeddings or not model.tied_is_linear,
+    'model.tied_is_linear = True: needs model.tie_embeddings = True',
+  )
+  yield (
+    model.rope_scaling == 'none'
+    or model.rope_low_frequency_factor < model.rope_high_frequency_factor,
+    f'model.rope_low_frequency_factor = {model.rope_low_frequency_factor}: '
+    'must be below model.rope_high_frequency_factor = '
+    f'{model.rope_high_frequency_factor}',
   )
   yield (
     model.attention != 'cudnn' or model.compute_dtype == 'bfloat16',
@@ -354,6 +417,25 @@ def _attention_checks(config: Config) -> Iterator[_Check]:
   yield (
     len(set(names)) == len(names) and all(n.isidentifier() for n in names),
     f'evaluation.sets: the names {names} must be different words',
+  )
+
+
+def _beginning_checks(config: Config) -> Iterator[_Check]:
+  yield (
+    config.init_from != '' or not config.init_masks_from_zeros,
+    'init_masks_from_zeros = True: needs init_from',
+  )
+  pruning = config.pruning
+  yield (
+    not config.init_masks_from_zeros or pruning.library == 'builtin',
+    "init_masks_from_zeros = True: needs pruning.library = 'builtin'",
+  )
+  keep = config.checkpoint.keep_every
+  every = config.checkpoint.every
+  yield (
+    keep == 0 or (every > 0 and keep % every == 0),
+    f'checkpoint.keep_every = {keep}: must be a multiple of '
+    f'checkpoint.every = {every}',
   )
 
 

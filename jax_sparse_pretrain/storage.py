@@ -5,10 +5,12 @@ object appears whole and cannot grow: there is nothing to flush, and no lock.
 Needs the standard library only, as long as no such path is given.
 """
 
+import contextlib
 import os
 import pathlib
 import re
 import shutil
+from collections.abc import Iterator
 
 from jax_sparse_pretrain.schema import ConfigError, one_line
 
@@ -103,3 +105,27 @@ def remove_tree(path: pathlib.Path) -> None:
   """Deletes a directory and all below it, if it is there."""
   if path.exists():
     path.rmtree() if is_remote(path) else shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def whole_or_not(target: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A directory to fill, which is renamed to `target` in the end.
+
+  An object store cannot rename: there it is `target` from the start, and only
+  the file that is written last tells whether it is whole.
+  """
+  if is_remote(target):
+    remove_tree(target)
+    yield target
+    return
+  half_made = partial(target)
+  remove_tree(half_made)
+  half_made.mkdir(parents=True)
+  yield half_made
+  remove_tree(target)
+  half_made.rename(target)
+
+
+def partial(target: pathlib.Path) -> pathlib.Path:
+  """Where a directory is as long as it is being filled."""
+  return target.with_name(f'.{target.name}.partial')

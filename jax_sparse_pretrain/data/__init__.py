@@ -38,6 +38,7 @@ __all__ = [
   'open_corpus',
   'open_evaluation_set',
   'train_batches',
+  'with_documents',
 ]
 
 # The evaluation rows are the same for every run, whatever its seed.

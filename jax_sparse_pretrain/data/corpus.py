@@ -49,14 +49,23 @@ class Corpus(NamedTuple):
   notes: tuple[str, ...]
 
 
-def open_corpus(data: config.Data) -> Corpus:
+def open_corpus(
+  data: config.Data, tokenizer: tokenizers.Tokenizer | None = None
+) -> Corpus:
   """Opens the corpus that `data` names.
+
+  Args:
+    data: the checked section of a config.
+    tokenizer: to be used instead of the one that `data` names; prepared tokens
+      have one already.
 
   Raises:
     ConfigError: if it is missing or malformed, or a split of it is empty.
   """
-  opener = _open_tokens if data.source == 'tokens' else _open_in_memory
-  corpus = opener(data)
+  if data.source == 'tokens':
+    corpus = _open_tokens(data)
+  else:
+    corpus = _open_in_memory(data, tokenizer or tokenizers.load_tokenizer(data))
   _check_not_empty(corpus.fingerprint, data)
   return corpus
 
@@ -147,6 +156,15 @@ def _describe(manifests: Iterable[dict], split: str) -> dict[str, Any]:
   }
 
 
+def is_prepared(path: str) -> bool:
+  """Whether a path or a glob names prepared directories."""
+  try:
+    directories = prepared_directories(path)
+    return bool(directories) and (directories[0] / shards.MANIFEST).exists()
+  except Exception:  # Object stores raise many kinds; `open_corpus` tells.
+    return False
+
+
 def prepared_directories(path: str) -> list:
   """The directories that a path or a glob of prepared directories names."""
   root = storage.as_path(path)
@@ -175,10 +193,11 @@ def _check_tokenizer(data: config.Data, about: dict[str, Any]) -> None:
     )
 
 
-def _open_in_memory(data: config.Data) -> Corpus:
+def _open_in_memory(
+  data: config.Data, tokenizer: tokenizers.Tokenizer
+) -> Corpus:
   sources, notes = sources_of(data)
   stamp = [source.stamp() for source, _ in sources]
-  tokenizer = tokenizers.load_tokenizer(data)
   # A sweep opens the same corpus for each run.
   key = (data, tokenizer.model, *stamp) if all(stamp) else None
   if key is None or key not in _LAST:

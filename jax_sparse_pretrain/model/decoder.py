@@ -1,10 +1,12 @@
 """A Llama-2 style decoder: RMSNorm, rotary embeddings, SwiGLU, no biases.
 
-Every parameter carries logical axis names; `sharding.py` maps them to mesh
-axes. Kernels are initialised with fan-in variance scaling (normal), and
+Options add what later Llamas have: grouped queries, a tied head, scaled rotary
+frequencies. Every parameter carries logical axis names; `sharding.py` maps them
+to mesh axes. Kernels are initialised with fan-in variance scaling (normal), and
 attention divides by sqrt(head_dim) (arXiv 2307.09288).
 
-Dims: B batch, L length, D model, H heads, K head_dim, F feed-forward, V vocab.
+Dims: B batch, L length, D model, H heads, K head_dim, F feed-forward, V vocab,
+M places of a cache.
 """
 
 import functools
@@ -59,12 +61,37 @@ class RMSNorm(nn.Module):
     return (x_BxLxD * scale_D).astype(self.dtype)
 
 
-def rotate(x_BxLxHxK: jax.Array, base: float) -> jax.Array:
-  """Rotary position embedding: pairs (i, i + K/2) turn by L base^(-2i/K)."""
-  length, half = x_BxLxHxK.shape[1], x_BxLxHxK.shape[-1] // 2
-  frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency
-  sin, cos = jnp.sin(angle)[:, None, :], jnp.cos(angle)[:, None, :]
+def rotary_frequencies(config: config_lib.Model) -> jax.Array:
+  """Radians that each pair of dimensions turns a position, float32[K / 2].
+
+  base^(-2i/K). The scaling of Llama 3 divides those by a factor that turn less
+  than `rope_low_frequency_factor` times over the original context, keeps those
+  that turn more than `rope_high_frequency_factor` times, and goes from one to
+  the other linearly in the number of turns (arXiv 2407.21783, and the code
+  published with it).
+  """
+  half = config.head_size // 2
+  frequency = config.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  if config.rope_scaling == 'none':
+    return frequency
+  low = config.rope_low_frequency_factor
+  high = config.rope_high_frequency_factor
+  turns = config.rope_original_length * frequency / (2 * jnp.pi)
+  kept = jnp.clip((turns - low) / (high - low), 0, 1)
+  return frequency * (kept + (1 - kept) / config.rope_factor)
+
+
+def rotate(
+  x_BxLxHxK: jax.Array, frequency: jax.Array, positions_BxL=None
+) -> jax.Array:
+  """Rotary position embedding: pairs (i, i + K/2) turn by position x frequency.
+
+  Positions are 0, 1, ... unless they are given.
+  """
+  if positions_BxL is None:
+    positions_BxL = jnp.arange(x_BxLxHxK.shape[1])[None]
+  angle = positions_BxL[..., None].astype(jnp.float32) * frequency
+  sin, cos = jnp.sin(angle)[:, :, None, :], jnp.cos(angle)[:, :, None, :]
   a, b = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
   return turned.astype(x_BxLxHxK.dtype)
@@ -88,7 +115,7 @@ def attention_implementation(
     return 'xla'
   capability = float(device.compute_capability)
   largest = 256 if capability >= 9 else 128
-  fits = config.head_dim % 8 == 0 and config.head_dim <= largest
+  fits = config.head_size % 8 == 0 and config.head_size <= largest
   return 'cudnn' if fits and capability >= 8 else 'xla'
 
 
@@ -101,38 +128,57 @@ def check_attention(config: config_lib.Model) -> None:
 
 
 class Attention(nn.Module):
-  """Causal multi-head attention, within documents if these are given."""
+  """Causal attention, within documents if these are given.
+
+  With positions, it decodes: keys and values go into the cache at their
+  positions, and a query sees all places up to its own.
+  """
 
   config: config_lib.Model
   constrain: Constrain
 
   @nn.compact
   def __call__(
-    self, x_BxLxD: jax.Array, documents_BxL: jax.Array | None = None
+    self,
+    x_BxLxD: jax.Array,
+    documents_BxL: jax.Array | None = None,
+    positions_BxL: jax.Array | None = None,
   ) -> jax.Array:
     cfg = self.config
-    project = functools.partial(
-      _linear,
-      axes=('embed', 'heads', 'head_dim'),
-      features=(cfg.n_heads, cfg.head_dim),
-      dtype=cfg.compute_dtype,
-    )
-    q_BxLxHxK, k_BxLxHxK, v_BxLxHxK = (
-      self.constrain(project(name)(x_BxLxD), ('batch', 'length', 'heads', ''))
-      for name in ('query', 'key', 'value')
-    )
-    mask_Bx1xLxL = None
-    if documents_BxL is not None:
-      mask_Bx1xLxL = (
-        documents_BxL[:, None, :, None] == documents_BxL[:, None, None, :]
+    frequency = rotary_frequencies(cfg)
+
+    def project(name: str, heads: str, n_heads: int) -> jax.Array:
+      linear = _linear(
+        name,
+        axes=('embed', heads, 'head_dim'),
+        features=(n_heads, cfg.head_size),
+        dtype=cfg.compute_dtype,
       )
+      return self.constrain(linear(x_BxLxD), ('batch', 'length', heads, ''))
+
+    q_BxLxHxK = project('query', 'heads', cfg.n_heads)
+    k_BxLxHxK = project('key', 'kv_heads', cfg.kv_heads)
+    v_BxLxHxK = project('value', 'kv_heads', cfg.kv_heads)
+    q_BxLxHxK = rotate(q_BxLxHxK, frequency, positions_BxL)
+    k_BxLxHxK = rotate(k_BxLxHxK, frequency, positions_BxL)
+    mask = None
+    if documents_BxL is not None:
+      mask = documents_BxL[:, None, :, None] == documents_BxL[:, None, None, :]
+    if positions_BxL is not None:
+      k_BxLxHxK = self._cached('keys', k_BxLxHxK, positions_BxL)
+      v_BxLxHxK = self._cached('values', v_BxLxHxK, positions_BxL)
+      places_M = jnp.arange(k_BxLxHxK.shape[1])
+      mask = places_M <= positions_BxL[:, None, :, None]
+    implementation = 'xla'
+    if positions_BxL is None:
+      implementation = attention_implementation(cfg, documents_BxL is not None)
     mixed_BxLxHxK = jax.nn.dot_product_attention(
-      rotate(q_BxLxHxK, cfg.rope_base),
-      rotate(k_BxLxHxK, cfg.rope_base),
+      q_BxLxHxK,
+      k_BxLxHxK,
       v_BxLxHxK,
-      mask=mask_Bx1xLxL,
-      is_causal=True,
-      implementation=attention_implementation(cfg, documents_BxL is not None),
+      mask=mask,
+      is_causal=positions_BxL is None,
+      implementation=implementation,
     )
     return _linear(
       'out',
@@ -141,6 +187,18 @@ class Attention(nn.Module):
       n_in=2,
       dtype=cfg.compute_dtype,
     )(mixed_BxLxHxK)
+
+  def _cached(self, name: str, new_BxLxHxK, positions_BxL) -> jax.Array:
+    """Puts keys or values into the cache, and returns all of it, [B, M, H, K].
+
+    Places past the cache are dropped.
+    """
+    cache = self.variable('cache', name, lambda: new_BxLxHxK)
+    rows = jnp.arange(new_BxLxHxK.shape[0])[:, None]
+    cache.value = cache.value.at[rows, positions_BxL].set(
+      new_BxLxHxK, mode='drop'
+    )
+    return cache.value
 
 
 class FeedForward(nn.Module):
@@ -173,13 +231,16 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_BxLxD: jax.Array, documents_BxL: jax.Array | None = None
+    self,
+    x_BxLxD: jax.Array,
+    documents_BxL: jax.Array | None = None,
+    positions_BxL: jax.Array | None = None,
   ) -> tuple[jax.Array, None]:
     cfg = self.config
     norm = functools.partial(RMSNorm, cfg.norm_eps, cfg.compute_dtype)
     h_BxLxD = norm(name='attention_norm')(x_BxLxD)
     attention = Attention(cfg, self.constrain, name='attention')
-    x_BxLxD += attention(h_BxLxD, documents_BxL)
+    x_BxLxD += attention(h_BxLxD, documents_BxL, positions_BxL)
     h_BxLxD = norm(name='mlp_norm')(x_BxLxD)
     x_BxLxD += FeedForward(cfg, self.constrain, name='mlp')(h_BxLxD)
     return self.constrain(x_BxLxD, ('batch', 'length', 'features')), None
@@ -191,17 +252,25 @@ class Embed(nn.Module):
   config: config_lib.Model
   constrain: Constrain
 
-  @nn.compact
-  def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
+  def setup(self):
     cfg = self.config
     init = nn.with_logical_partitioning(_FAN_IN_ROWS, ('vocab', 'embed'))
     shape = (cfg.vocab_size, cfg.d_model)
-    table_VxD = self.param('embedding', init, shape).astype(cfg.compute_dtype)
+    self.embedding = self.param('embedding', init, shape)
+
+  def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
     # Gathering the table over fsdp first keeps the compiler from replicating
     # the looked-up activations instead.
+    table_VxD = self.embedding.astype(self.config.compute_dtype)
     table_VxD = self.constrain(table_VxD, ('vocab', 'features'))
     x_BxLxD = jnp.take(table_VxD, tokens_BxL, axis=0)
     return self.constrain(x_BxLxD, ('batch', 'length', 'features'))
+
+  def logits(self, x_BxLxD: jax.Array) -> jax.Array:
+    """The head of a model that ties it to its embedding, float32[B, L, V]."""
+    return wide_matmul(
+      x_BxLxD, self.embedding.T.astype(self.config.compute_dtype)
+    )
 
 
 @jax.custom_vjp
@@ -233,7 +302,7 @@ wide_matmul.defvjp(_wide_matmul_forward, _wide_matmul_backward)
 
 
 class LMHead(nn.Module):
-  """Logits in float32, not tied to the embedding."""
+  """Logits in float32, with a kernel of its own."""
 
   config: config_lib.Model
 
@@ -250,7 +319,8 @@ class Decoder(nn.Module):
   """Tokens int[B, L] -> next-token logits float32[B, L, V].
 
   Given the number of each token's document, int[B, L], attention stays within
-  documents.
+  documents. Given positions, int[B, L], the decoder keeps keys and values in
+  the collection 'cache', which `empty_cache` makes.
 
   Attributes:
     config: sizes and options.
@@ -262,19 +332,25 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, tokens_BxL: jax.Array, documents_BxL: jax.Array | None = None
+    self,
+    tokens_BxL: jax.Array,
+    documents_BxL: jax.Array | None = None,
+    positions_BxL: jax.Array | None = None,
   ) -> jax.Array:
     cfg = self.config
-    x_BxLxD = Embed(cfg, self.constrain, name='embed')(tokens_BxL)
-    x_BxLxD = self._blocks(x_BxLxD, documents_BxL)
+    embed = Embed(cfg, self.constrain, name='embed')
+    x_BxLxD = self._blocks(embed(tokens_BxL), documents_BxL, positions_BxL)
     x_BxLxD = RMSNorm(cfg.norm_eps, cfg.compute_dtype, name='final_norm')(
       x_BxLxD
     )
-    logits_BxLxV = LMHead(cfg, name='lm_head')(x_BxLxD)
+    if cfg.tie_embeddings:
+      logits_BxLxV = embed.logits(x_BxLxD)
+    else:
+      logits_BxLxV = LMHead(cfg, name='lm_head')(x_BxLxD)
     return self.constrain(logits_BxLxV, ('batch', 'length', 'vocab'))
 
   def _blocks(
-    self, x_BxLxD: jax.Array, documents_BxL: jax.Array | None
+    self, x_BxLxD: jax.Array, documents_BxL, positions_BxL
   ) -> jax.Array:
     cfg = self.config
     block = Block
@@ -284,16 +360,32 @@ class Decoder(nn.Module):
     if not cfg.scan_layers:
       for i in range(cfg.n_layers):
         layer = block(cfg, self.constrain, name=f'layer_{i}')
-        x_BxLxD, _ = layer(x_BxLxD, documents_BxL)
+        x_BxLxD, _ = layer(x_BxLxD, documents_BxL, positions_BxL)
       return x_BxLxD
     layers = nn.scan(
       block,
-      variable_axes={'params': 0},
+      variable_axes={'params': 0, 'cache': 0},
       split_rngs={'params': True},
       in_axes=nn.broadcast,
       length=cfg.n_layers,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )
     layers = layers(cfg, self.constrain, name='layers')
-    x_BxLxD, _ = layers(x_BxLxD, documents_BxL)
+    x_BxLxD, _ = layers(x_BxLxD, documents_BxL, positions_BxL)
     return x_BxLxD
+
+
+def empty_cache(config: config_lib.Model, batch_size: int, capacity: int):
+  """The collection 'cache' for so many rows and places, all zeros."""
+  shape = (batch_size, capacity, config.kv_heads, config.head_size)
+  layers = (config.n_layers,) if config.scan_layers else ()
+
+  def zeros() -> dict[str, jax.Array]:
+    return {
+      name: jnp.zeros((*layers, *shape), config.compute_dtype)
+      for name in ('keys', 'values')
+    }
+
+  if config.scan_layers:
+    return {'layers': {'attention': zeros()}}
+  return {f'layer_{i}': {'attention': zeros()} for i in range(config.n_layers)}

@@ -130,6 +130,7 @@ def magnitude_pruner(
   order: str = 'before',
   mask_gradients: bool | None = None,
   regrow: bool = False,
+  from_zeros: bool = False,
 ) -> Pruner:
   """Keeps the weights of the largest scores; a pruned weight never returns.
 
@@ -152,6 +153,7 @@ def magnitude_pruner(
       in the order 'before'.
     regrow: whether a pruned weight may return: in the order 'after', where
       the optimizer has moved it, all weights compete as it leaves them.
+    from_zeros: whether weights that are zero at the start count as pruned.
 
   Raises:
     ValueError: for an unknown order, or a kernel that the structure does not
@@ -170,6 +172,7 @@ def magnitude_pruner(
     delay=ORDERS.index(order),
     sparse_gradients=mask_gradients,
     regrow=regrow,
+    from_zeros=from_zeros,
   )
 
 
@@ -191,9 +194,16 @@ class _ByScore(Pruner):
   delay: int
   sparse_gradients: bool
   regrow: bool
+  from_zeros: bool
 
   def init(self, params: PyTree, step=0) -> Masks:
     del step
+    if not self.from_zeros:
+      return self._everything(params)
+    leaves = select(params, self.kernels)
+    return {name: leaf != 0 for name, leaf in leaves.items()}
+
+  def _everything(self, params: PyTree) -> Masks:
     leaves = select(params, self.kernels)
     return {name: jnp.ones(leaf.shape, bool) for name, leaf in leaves.items()}
 
@@ -244,7 +254,7 @@ class _ByScore(Pruner):
     if self.structure != UNSTRUCTURED:  # which takes it itself, without a copy
       scores = {name: jnp.abs(each) for name, each in scores.items()}
     if self.regrow:
-      masks = self.init(params)
+      masks = self._everything(params)
     return self.structure.keep(
       scores, masks, self.kernels, budget, self.distribution
     )

@@ -7,7 +7,7 @@ The file that is written last says that the branch is whole.
 
 import contextlib
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from jax_sparse_pretrain import storage
@@ -47,7 +47,7 @@ class Branches(NamedTuple):
       save: starts a save of the state.
       n_losses: how many recent losses the checkpoint carries.
     """
-    with whole_or_not(self.directory / str(step)) as root:
+    with storage.whole_or_not(self.directory / str(step)) as root:
       copy = Workdir(root)
       copy_files(run, copy)
       storage.copy(run.config, copy.config)
@@ -68,27 +68,3 @@ def copy_files(run: Workdir, target: Workdir) -> None:
   storage.copy(run.metrics, target.metrics)
   if run.snapshots.is_dir():
     storage.copy_tree(run.snapshots, target.snapshots)
-
-
-@contextlib.contextmanager
-def whole_or_not(target: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A directory to fill, which is renamed to `target` in the end.
-
-  An object store cannot rename: there it is `target` from the start, and only
-  the file that is written last tells whether it is whole.
-  """
-  if storage.is_remote(target):
-    storage.remove_tree(target)
-    yield target
-    return
-  half_made = partial(target)
-  storage.remove_tree(half_made)
-  half_made.mkdir(parents=True)
-  yield half_made
-  storage.remove_tree(target)
-  half_made.rename(target)
-
-
-def partial(target: pathlib.Path) -> pathlib.Path:
-  """Where a directory is as long as it is being filled."""
-  return target.with_name(f'.{target.name}.partial')

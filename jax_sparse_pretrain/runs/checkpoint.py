@@ -6,23 +6,22 @@ and what the training loop carries from step to step.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pathlib
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from jax_sparse_pretrain import distributed, storage
-from jax_sparse_pretrain.runs.workdir import Workdir
+from jax_sparse_pretrain.runs.workdir import CheckpointError, Workdir
 from jax_sparse_pretrain.schema import one_line
 
 if TYPE_CHECKING:
   from jax_sparse_pretrain.training.step import TrainState
-
-
-class CheckpointError(RuntimeError):
-  """No checkpoint of the run can be read."""
 
 
 class Restored(NamedTuple):
@@ -59,12 +58,15 @@ class Checkpoints:
   Args:
     directory: where they lie in a workdir; created if missing.
     keep: how many of the newest are kept.
+    keep_every: those of multiples of so many steps stay for good; 0: none do.
   """
 
-  def __init__(self, directory: pathlib.Path, keep: int):
+  def __init__(self, directory: pathlib.Path, keep: int, keep_every: int = 0):
     self._directory = directory
     options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep, cleanup_tmp_directories=True
+      max_to_keep=keep,
+      keep_period=keep_every or None,
+      cleanup_tmp_directories=True,
     )
     self._options = options
     self._manager = self._open()
@@ -171,3 +173,43 @@ class Checkpoints:
 
   def close(self) -> None:
     self._manager.close()
+
+
+def read_weights(
+  directory: pathlib.Path, step: int, params: Any, masks: Any
+) -> tuple[Any, Any]:
+  """Reads params and masks of a checkpoint to the host, and changes nothing.
+
+  Args:
+    directory: of the checkpoints.
+    step: which one.
+    params: abstract arrays.
+    masks: abstract arrays, or None. The checkpoint of a dense run has none.
+
+  Returns:
+    Both as NumPy arrays, from whatever devices they were saved.
+
+  Raises:
+    CheckpointError: if it cannot be read.
+  """
+  # A manager would tidy the directory, or complain that it may not.
+  wanted = {'params': params, 'masks': masks}
+  where = storage.resolved(directory) / str(step) / 'state'
+  try:
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+      if masks is None or handler.metadata(where).tree['masks'] is None:
+        del wanted['masks']
+      to_host = jax.tree.map(
+        lambda leaf: ocp.RestoreArgs(np.ndarray, leaf.dtype), wanted
+      )
+      found = handler.restore(
+        where,
+        args=ocp.args.PyTreeRestore(
+          wanted, restore_args=to_host, partial_restore=True
+        ),
+      )
+  except Exception as error:  # Orbax and its storage raise many kinds.
+    raise CheckpointError(
+      f'{directory / str(step)}: cannot be read: {one_line(error)[:200]}'
+    ) from error
+  return found['params'], found.get('masks')

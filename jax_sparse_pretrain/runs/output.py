@@ -135,6 +135,10 @@ def _rewind(
 ) -> None:
   """Drops from the files what came after the checkpoint: it is redone."""
   workdir_lib.write_config(workdir, experiment.resolved, previous, step)
+  # The model is of no use without it.
+  if experiment.tokenizer and experiment.tokenizer.model:
+    kind = experiment.tokenizer.kind
+    storage.replace(workdir.tokenizer(kind), experiment.tokenizer.model)
   workdir.summary.unlink(missing_ok=True)
   for path in workdir.snapshots.glob('*.npz'):
     if path.stem.isdigit() and int(path.stem) > step:

@@ -11,6 +11,15 @@ from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain import schema, storage
 from jax_sparse_pretrain.config import ConfigError
 
+_TOKENIZERS = {
+  'sentencepiece': 'tokenizer.model',
+  'huggingface': 'tokenizer.json',
+}
+
+
+class CheckpointError(RuntimeError):
+  """No checkpoint of the run can be read."""
+
 
 def _below(name: str) -> property:
   return property(lambda self: self.root / name)
@@ -39,6 +48,10 @@ class Workdir:
 
   def snapshot(self, step: int) -> pathlib.Path:
     return self.snapshots / f'{step}.npz'
+
+  def tokenizer(self, kind: str) -> pathlib.Path:
+    """The run's copy of its tokenizer's file; that of bytes has none."""
+    return self.root / _TOKENIZERS[kind]
 
   @property
   def saved_steps(self) -> list[int]:

@@ -283,7 +283,7 @@ class Runner:
       for path in trunks.iterdir() if trunks.is_dir() else ():
         if path not in needed:
           storage.remove_tree(path)
-      storage.remove_tree(branches.partial(self._files(run).root))
+      storage.remove_tree(storage.partial(self._files(run).root))
       if storage.is_remote(trunks):
         continue  # An object store has no directories.
       for empty in (trunks, trunks.parent):
@@ -360,7 +360,7 @@ def _begin_from(
     'forks': [],
     'trunk': {'run': parent.name, 'step': trunk.saved_steps[-1]},
   }
-  with branches.whole_or_not(files.root) as root:
+  with storage.whole_or_not(files.root) as root:
     made = Workdir(root)
     branches.copy_files(trunk, made)
     workdir_lib.write_json(made.config, resolved)

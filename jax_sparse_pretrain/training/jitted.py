@@ -59,7 +59,7 @@ _OUTSIDE_PROGRAM = (*_BESIDE, 'data.', 'evaluation.', 'logging.', 'mesh.')
 def program_key(config: Config) -> str:
   """Equal for runs whose compiled functions, on equal meshes, are the same."""
   skip = _OUTSIDE_PROGRAM
-  if not (_is_sparse(config) and config.pruning.algorithm == 'random'):
+  if not (config.has_masks and config.pruning.algorithm == 'random'):
     skip += ('seed',)  # An argument of the initialisation.
   if _is_upstream(config):
     # An updater of jaxpruner is built from the sparsity, last step and seed.
@@ -79,7 +79,7 @@ def prefix_key(config: Config) -> str | None:
 
 
 def _key(config: Config, skip: tuple[str, ...]) -> str:
-  if not _is_sparse(config):
+  if not config.has_masks:
     skip += ('pruning.',)
   kept = {
     name: value
@@ -91,12 +91,8 @@ def _key(config: Config, skip: tuple[str, ...]) -> str:
   return json.dumps(kept, sort_keys=True)
 
 
-def _is_sparse(config: Config) -> bool:
-  return config.pruning.sparsity > 0
-
-
 def _is_upstream(config: Config) -> bool:
-  return _is_sparse(config) and config.pruning.library == 'jaxpruner'
+  return config.has_masks and config.pruning.library == 'jaxpruner'
 
 
 class Programs(NamedTuple):
@@ -106,7 +102,9 @@ class Programs(NamedTuple):
 
   Attributes:
     abstract_state: the shapes, types and shardings of the state.
+    params_sharding: where the params live.
     init: seed -> fresh state, on the devices.
+    begin: params -> the state of a run that begins with them; donates them.
     init_masks: (params, finished steps) -> masks that keep everything.
     train_step: (state, rows, controls) -> (state, metrics); donates the state.
     forward: state -> the params that the forward pass sees.
@@ -117,7 +115,9 @@ class Programs(NamedTuple):
   """
 
   abstract_state: step_lib.TrainState
+  params_sharding: Any
   init: Callable[[int], step_lib.TrainState]
+  begin: Callable[[Any], step_lib.TrainState]
   init_masks: Callable[[Any, int], Any]
   train_step: Callable
   forward: Callable[[step_lib.TrainState], Any]
@@ -169,7 +169,14 @@ def make_programs(
       abstract,
       shardings,
     ),
+    params_sharding=params_sharding,
     init=jax.jit(init, out_shardings=shardings),
+    begin=jax.jit(
+      lambda params: step_lib.init_state(params, tx, pruner),
+      in_shardings=(params_sharding,),
+      out_shardings=shardings,
+      donate_argnums=0,
+    ),
     init_masks=jax.jit(pruner.init, out_shardings=shardings.masks),
     train_step=jax.jit(
       train_step,

@@ -61,7 +61,9 @@ def train(
     # interpreter at its exit.
     stack.enter_context(contextlib.closing(experiment.batches))
     checkpoints = Checkpoints(
-      workdir.checkpoints, experiment.config.checkpoint.keep
+      workdir.checkpoints,
+      experiment.config.checkpoint.keep,
+      experiment.config.checkpoint.keep_every,
     )
     stack.enter_context(contextlib.closing(checkpoints))
     distributed.on_primary(
@@ -250,6 +252,8 @@ class _Run:
       'unigram_loss': self._experiment.unigram_loss,
       'completed': completed,
     }
+    if self._config.init_from:
+      summary['init_from'] = self._config.init_from
     self._output.write_summary(summary)
     return summary
 

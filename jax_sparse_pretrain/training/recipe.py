@@ -37,19 +37,21 @@ def model_kernels(model: config_lib.Model) -> dict[str, pruning.Kernel]:
 
 
 def make_targets(config: Config) -> dict[str, float]:
-  """The final sparsity of every kernel that is pruned; none in a dense run.
+  """The final sparsity of every kernel with a mask; none in a dense run.
+
+  Masks that only hold the zeros a run begins with have a sparsity of 0 here.
 
   Raises:
     ConfigError: for patterns or a distribution that cannot be met.
   """
-  asked = config.pruning
-  if asked.sparsity == 0:
+  asked, kernels = config.pruning, model_kernels(config.model)
+  if not config.has_masks:
     return {}
   try:
     return pruning.targets(
-      model_kernels(config.model),
+      kernels,
       asked.sparsity,
-      asked.distribution,
+      asked.distribution if asked.sparsity else 'uniform',
       asked.exempt,
       asked.sparsities,
     )
@@ -164,8 +166,8 @@ def make_pruner(config: Config, plan: Plan) -> pruning.Pruner:
   kernels = model_kernels(config.model)
   pruned = {name: kernels[name] for name in targets}
   pruner = pruning.no_pruning()
-  if asked.sparsity and asked.library == 'builtin':
-    pruner = _builtin(asked, pruned, config.seed)
+  if config.has_masks and asked.library == 'builtin':
+    pruner = _builtin(config, pruned)
   elif asked.sparsity:
     try:
       pruner = bridge.jaxpruner_pruner(
@@ -183,16 +185,18 @@ def make_pruner(config: Config, plan: Plan) -> pruning.Pruner:
   return pruner
 
 
-def _builtin(asked: config_lib.Pruning, kernels, seed: int) -> pruning.Pruner:
+def _builtin(config: Config, kernels) -> pruning.Pruner:
+  asked = config.pruning
   try:
     pruner = pruning.magnitude_pruner(
       kernels,
       pruning.DISTRIBUTIONS[asked.distribution],
       structure=_structure(asked),
-      score=_SCORES[asked.algorithm](seed),
+      score=_SCORES[asked.algorithm](config.seed),
       order=asked.order,
       mask_gradients=asked.mask_gradients or None,
       regrow=asked.regrow,
+      from_zeros=config.init_masks_from_zeros,
     )
   except ValueError as error:
     raise ConfigError(f'pruning.structure: {error}') from None

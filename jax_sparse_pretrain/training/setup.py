@@ -18,11 +18,12 @@ from jax.sharding import Mesh
 from jax_sparse_pretrain import data as data_lib
 from jax_sparse_pretrain import hardware, history, pruning, sharding
 from jax_sparse_pretrain.config import Config, ConfigError
+from jax_sparse_pretrain.inference.model_directory import ModelDirectory
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.model.decoder import check_attention
 from jax_sparse_pretrain.planning import Plan
 from jax_sparse_pretrain.runs import sinks
-from jax_sparse_pretrain.training import jitted, recipe
+from jax_sparse_pretrain.training import init_from, jitted, recipe
 from jax_sparse_pretrain.training import optimizer as optimizer_lib
 from jax_sparse_pretrain.training import step as step_lib
 
@@ -59,6 +60,8 @@ class Experiment(Parts):
 
   Attributes:
     corpus: the fingerprint of the data.
+    tokenizer: made the tokens; None if only its boundaries are known.
+    model: holds the weights to begin with; None for random ones.
     notes: lines about the data, for a person.
     batches: iterator over this process's rows of each batch; to be closed
       when done.
@@ -71,6 +74,8 @@ class Experiment(Parts):
   """
 
   corpus: dict[str, Any]
+  tokenizer: data_lib.Tokenizer | None
+  model: ModelDirectory | None
   notes: tuple[str, ...]
   batches: data_lib.BatchIterator
   evaluation_rows: Mapping[str, np.ndarray]
@@ -80,7 +85,12 @@ class Experiment(Parts):
 
   def init(self) -> step_lib.TrainState:
     """A fresh state, on the devices."""
-    return self.programs.init(self.config.seed)
+    if self.model is None:
+      return self.programs.init(self.config.seed)
+    params = init_from.read_params(
+      self.config.model, self.model, self.programs.params_sharding
+    )
+    return self.programs.begin(params)
 
   def to_devices(self, rows: np.ndarray) -> jax.Array:
     """This process's rows of a batch -> the global batch, sharded."""
@@ -209,6 +219,9 @@ def _open_data(config: Config, mesh: Mesh) -> dict[str, Any]:
       f'the tokenizer, {corpus.vocab_size}'
     )
   _warn_of_unused_ids(config, corpus.vocab_size)
+  model = None
+  if config.init_from:
+    model = init_from.open_model(config, corpus.tokenizer)
   evaluated = {'eval_loss': corpus}
   for name, path in config.evaluation.sets:
     evaluated[f'eval_loss_{name}'] = data_lib.open_evaluation_set(corpus, path)
@@ -233,6 +246,8 @@ def _open_data(config: Config, mesh: Mesh) -> dict[str, Any]:
   )
   return {
     'corpus': corpus.fingerprint,
+    'tokenizer': corpus.tokenizer,
+    'model': model,
     'notes': corpus.notes,
     'batches': batches,
     'evaluation_rows': evaluation_rows,

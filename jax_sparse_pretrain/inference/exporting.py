@@ -1,0 +1,215 @@
+"""A workdir -> a directory that `transformers` opens, or a sparse file."""
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from jax_sparse_pretrain import pruning, storage
+from jax_sparse_pretrain.config import ConfigError
+from jax_sparse_pretrain.inference import (
+  llama,
+  model_card,
+  model_directory,
+  sparse_file,
+  tokenizer_files,
+)
+from jax_sparse_pretrain.inference.language_model import (
+  LanguageModel,
+  load_model,
+)
+from jax_sparse_pretrain.runs.workdir import Workdir
+
+FORMATS = ('huggingface', 'sparse')
+DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype('bfloat16')}
+# Tensors of a file; a larger one has a file of its own.
+_FILE_BYTES = 2 << 30
+
+
+def export_model(
+  path: str | os.PathLike,
+  out: str | os.PathLike,
+  *,
+  step: int | None = None,
+  dtype: str | None = None,
+  format: str = 'huggingface',
+  overwrite: bool = False,
+  without_tokenizer: bool = False,
+) -> pathlib.Path:
+  """Writes a model for others to use, the whole directory or nothing.
+
+  Args:
+    path: a workdir, or a directory of Hugging Face.
+    out: the directory to make, also `gs://BUCKET/...`.
+    step: the checkpoint of a workdir, by default the newest.
+    dtype: of the weights, 'float32' or 'bfloat16'; by default float32, and
+      bfloat16 in the sparse format.
+    format: 'huggingface' for `transformers`; 'sparse' for a bitmap and the
+      values that are not pruned, which `load_model` reads.
+    overwrite: whether a directory that is there may be replaced.
+    without_tokenizer: whether to leave it out.
+
+  Raises:
+    ConfigError: for input that cannot work; nothing is written then.
+    CheckpointError: if the checkpoint cannot be read.
+  """
+  target = storage.as_path(out)
+  if target.exists() and not overwrite:
+    raise ConfigError(f'--out = {out}: exists; --overwrite replaces it')
+  if _contains(target, storage.as_path(path)):
+    raise ConfigError(f'--out = {out}: holds the model that is exported')
+  model = load_model(path, step)
+  tokenizer: dict[str, bytes] = {}
+  if not without_tokenizer:
+    if model.tokenizer is None:
+      raise ConfigError(
+        f'{path}: has no tokenizer that could be exported; '
+        '--without_tokenizer leaves it out'
+      )
+    tokenizer = tokenizer_files.tokenizer_files(
+      model.tokenizer, model.config.context_length
+    )
+  dtype = dtype or ('bfloat16' if format == 'sparse' else 'float32')
+  card = model_card.card(model, _workdir(path, model), dtype, format)
+  with _new_directory(target) as directory:
+    _write_configs(directory, model, dtype)
+    if format == 'sparse':
+      sparse_file.write_sparse(
+        directory / model_directory.SPARSE, _with_masks(model), dtype
+      )
+    else:
+      _write_weights(directory, model, DTYPES[dtype])
+      _write_masks(directory, model)
+    for name, content in {**tokenizer, **card}.items():
+      (directory / name).write_bytes(content)
+  return target
+
+
+def _contains(target: pathlib.Path, source: pathlib.Path) -> bool:
+  target, source = storage.resolved(target), storage.resolved(source)
+  return target == source or target in source.parents
+
+
+def _workdir(path: str | os.PathLike, model: LanguageModel) -> Workdir | None:
+  return Workdir(storage.as_path(path)) if model.run else None
+
+
+@contextlib.contextmanager
+def _new_directory(target: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A directory to fill, which takes the place of `target` in the end."""
+  if not storage.is_remote(target):
+    try:
+      target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise ConfigError(f'--out = {target}: {error.strerror}') from None
+    with storage.whole_or_not(target) as directory:
+      yield directory
+    return
+  with tempfile.TemporaryDirectory(prefix='export-') as name:
+    directory = pathlib.Path(name)
+    yield directory
+    storage.remove_tree(target)
+    # The config comes last: without it a directory is no model.
+    for file in sorted(directory.iterdir(), key=_config_last):
+      storage.copy(file, target / file.name)
+
+
+def _config_last(path: pathlib.Path) -> tuple[bool, str]:
+  return path.name == model_directory.CONFIG, path.name
+
+
+def _write_configs(
+  directory: pathlib.Path, model: LanguageModel, dtype: str
+) -> None:
+  tokenizer = model.tokenizer
+  ids = (tokenizer.bos_id, tokenizer.eos_id) if tokenizer else (None, None)
+  config = llama.to_llama_config(model.config, dtype, *ids)
+  generation = {
+    '_from_model_config': True,
+    'bos_token_id': ids[0],
+    'eos_token_id': ids[1],
+  }
+  for name, values in (
+    (model_directory.CONFIG, config),
+    ('generation_config.json', generation),
+  ):
+    (directory / name).write_text(json.dumps(values, indent=2) + '\n')
+
+
+def _tensors(model: LanguageModel) -> Iterator[tuple[llama.Tensor, np.ndarray]]:
+  """Their tensors one after another."""
+  leaves = pruning.by_path(model.params)
+  for tensor in llama.tensors(model.config):
+    yield tensor, tensor.to_theirs(leaves[tensor.path])
+
+
+def _with_masks(model: LanguageModel) -> Iterator[tuple[str, Any, Any]]:
+  masks = model.masks or {}
+  for tensor, array in _tensors(model):
+    mask = None
+    if tensor.path in masks:
+      mask = tensor.to_theirs(masks[tensor.path])
+    yield tensor.name, array, mask
+
+
+def _write_weights(
+  directory: pathlib.Path, model: LanguageModel, dtype: np.dtype
+) -> None:
+  """One file, or several of about 2 GiB and an index."""
+  sizes = {
+    tensor.name: np.prod(tensor.shape, dtype=int) * dtype.itemsize
+    for tensor in llama.tensors(model.config)
+  }
+  files: list[list[str]] = [[]]
+  for name, size in sizes.items():
+    if files[-1] and sum(sizes[n] for n in files[-1]) + size > _FILE_BYTES:
+      files.append([])
+    files[-1].append(name)
+  names = [model_directory.WEIGHTS]
+  if len(files) > 1:
+    names = [
+      f'model-{i + 1:05}-of-{len(files):05}.safetensors'
+      for i in range(len(files))
+    ]
+  tensors = _tensors(model)
+  for name, parts in zip(names, files, strict=True):
+    content = {
+      tensor.name: array.astype(dtype)
+      for _, (tensor, array) in zip(parts, tensors)  # noqa: B905
+    }
+    safetensors.numpy.save_file(
+      content, directory / name, metadata={'format': 'pt'}
+    )
+  if len(files) > 1:
+    where = {n: name for name, ns in zip(names, files, strict=True) for n in ns}
+    index = {
+      'metadata': {'total_size': int(sum(sizes.values()))},
+      'weight_map': where,
+    }
+    (directory / model_directory.INDEX).write_text(
+      json.dumps(index, indent=2) + '\n'
+    )
+
+
+def _write_masks(directory: pathlib.Path, model: LanguageModel) -> None:
+  """A bit a weight, as NumPy's packbits(axis=1, bitorder='little') has it."""
+  if not model.masks:
+    return
+  bits = {
+    tensor.name: np.packbits(
+      tensor.to_theirs(model.masks[tensor.path]), axis=1, bitorder='little'
+    )
+    for tensor in llama.tensors(model.config)
+    if tensor.path in model.masks
+  }
+  safetensors.numpy.save_file(
+    bits,
+    directory / model_directory.MASKS,
+    metadata={'format': 'one bit a weight, [out, in / 8], lowest bit first'},
+  )

@@ -1,0 +1,205 @@
+"""A model to use: from a workdir, or from a directory of Hugging Face."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain import storage
+from jax_sparse_pretrain.config import ConfigError
+from jax_sparse_pretrain.data import tokenizers
+from jax_sparse_pretrain.inference import llama, model_directory
+from jax_sparse_pretrain.model.decoder import Decoder
+from jax_sparse_pretrain.runs import checkpoint, workdir
+from jax_sparse_pretrain.training import recipe
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LanguageModel:
+  """Weights that can be used, wherever they come from.
+
+  Attributes:
+    config: sizes and options; its `compute_dtype` is that of activations.
+    params: a tree like the decoder's, float32 or bfloat16.
+    masks: {kernel: bool[shape]} on the host; kernels that are left out are
+      dense. None for a model that was never pruned, or that does not say.
+    tokenizer: None if there is none.
+    run: what the run's `config.json` holds; None for a model that is not in a
+      workdir.
+    step: finished steps of the checkpoint; None likewise.
+  """
+
+  config: config_lib.Model
+  params: Any
+  masks: Mapping[str, np.ndarray] | None
+  tokenizer: tokenizers.Tokenizer | None
+  run: Mapping[str, Any] | None = None
+  step: int | None = None
+
+  def logits(self, tokens: Any) -> jax.Array:
+    """Next-token logits float32[B, L, V] of token ids, int[B, L]."""
+    tokens = jnp.asarray(tokens, jnp.int32)
+    if tokens.ndim != 2:
+      raise ValueError(
+        f'tokens: must be int[B, L], not of shape {tokens.shape}'
+      )
+    return self._forward(self.params, tokens)
+
+  def loss(self, texts: Sequence[str]) -> float:
+    """Mean loss of all tokens of some texts, in nats.
+
+    Each is a document as in training, `[BOS] ids [EOS]`. One that is longer
+    than the context is read in stretches of that length.
+    """
+    from jax_sparse_pretrain.inference import evaluation
+
+    return evaluation.evaluate_texts(self, texts).loss
+
+  def generate(self, prompts: Sequence[str], **options) -> list[str]:
+    """What the model writes after each prompt.
+
+    Args:
+      prompts: any number of texts, of any lengths.
+      **options: of `generation.generate`, such as `max_tokens`.
+    """
+    from jax_sparse_pretrain.inference import generation
+
+    return generation.generate(self, prompts, **options)
+
+  def encode(self, text: str) -> np.ndarray:
+    """Ids of a text that goes on, int32[n]: BOS, if there is one, and its own.
+
+    Raises:
+      ConfigError: if the model has no tokenizer.
+    """
+    tokenizer = self.needs_tokenizer()
+    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    [ids] = tokenizer.encode([text])
+    return np.concatenate([np.array(bos, np.int32), ids])
+
+  def needs_tokenizer(self) -> tokenizers.Tokenizer:
+    """The tokenizer; raises ConfigError if there is none."""
+    if self.tokenizer is None:
+      raise ConfigError('the model has no tokenizer')
+    return self.tokenizer
+
+  @functools.cached_property
+  def decoder(self) -> Decoder:
+    return Decoder(self.config)
+
+  @functools.cached_property
+  def _forward(self):
+    return jax.jit(lambda params, x: self.decoder.apply({'params': params}, x))
+
+
+def load_model(
+  path: str | os.PathLike,
+  step: int | None = None,
+  *,
+  compute_dtype: str | None = None,
+) -> LanguageModel:
+  """Opens a workdir, or a directory of Hugging Face, and changes nothing there.
+
+  It needs neither the data nor the devices of the run. Weights are held once.
+
+  Args:
+    path: the directory, also `gs://BUCKET/...`.
+    step: the checkpoint of a workdir, by default the newest.
+    compute_dtype: 'float32' or 'bfloat16', of activations; by default as in
+      training, or as the weights are stored.
+
+  Raises:
+    ConfigError: if it is neither, or has no such checkpoint.
+    CheckpointError: if the checkpoint cannot be read.
+  """
+  root = storage.as_path(path)
+  if model_directory.is_model_directory(root):
+    if step is not None:
+      raise ConfigError(f'{path}: is no workdir, and has no step {step}')
+    model = _of_directory(model_directory.ModelDirectory(root))
+  else:
+    model = _of_workdir(workdir.Workdir(root), step)
+  if compute_dtype is None:
+    return model
+  sizes = dataclasses.replace(model.config, compute_dtype=compute_dtype)
+  return dataclasses.replace(model, config=sizes)
+
+
+def _of_directory(directory: model_directory.ModelDirectory) -> LanguageModel:
+  directory.check()
+  # One copy: each leaf goes to the device before the next one is read.
+  params = {
+    path: jnp.asarray(leaf)
+    for path, leaf in llama.leaves_of(directory.model, directory.read)
+  }
+  masks = dict(
+    llama.leaves_of(directory.model, directory.mask, only=directory.has_mask)
+  )
+  return LanguageModel(
+    directory.model,
+    llama.as_tree(params),
+    masks or None,
+    directory.tokenizer(),
+  )
+
+
+def _of_workdir(files: workdir.Workdir, step: int | None) -> LanguageModel:
+  if not files.config.exists():
+    raise ConfigError(
+      f'{files.root}: is neither the workdir of a run nor a model of Hugging '
+      'Face'
+    )
+  run = workdir.read_resolved(files)
+  config = config_lib.from_dict(run['config'])
+  steps = files.saved_steps
+  if not steps or step not in (None, *steps):
+    there = f'there are {", ".join(map(str, steps))}' if steps else 'none yet'
+    what = 'checkpoint' if step is None else f'checkpoint of step {step}'
+    raise ConfigError(f'{files.root}: has no {what}; {there}')
+  step = steps[-1] if step is None else step
+  pruner = recipe.make_pruner(config, recipe.make_plan(config))
+  model = Decoder(config.model)
+  abstract = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), np.zeros((1, 2), np.int32))
+  )
+  abstract = nn.unbox(abstract['params'])
+  params, masks = checkpoint.read_weights(
+    files.checkpoints, step, abstract, jax.eval_shape(pruner.init, abstract)
+  )
+  kept = None
+  if masks is not None:
+    kept = jax.device_get(pruner.kept(params, masks))
+    params = pruner.forward(params, masks)
+  params = jax.tree.map(jnp.asarray, params)
+  return LanguageModel(
+    config.model, params, kept, _tokenizer(files, config, run), run, step
+  )
+
+
+def _tokenizer(
+  files: workdir.Workdir, config: config_lib.Config, run: Mapping[str, Any]
+) -> tokenizers.Tokenizer | None:
+  """The tokenizer of a run: its copy, or, of older runs, the file itself."""
+  identity = (run['corpus'] or {}).get('tokenizer')
+  if not identity:  # Written by an earlier version, or of adopted tokens.
+    with contextlib.suppress(ConfigError, KeyError):
+      return tokenizers.load_tokenizer(config.data)
+    return None
+  if identity['kind'] == 'bytes':
+    return tokenizers.ByteTokenizer()
+  path = files.tokenizer(identity['kind'])
+  if not path.exists():
+    path = storage.as_path(config.data.tokenizer_path or path)
+  try:
+    model = path.read_bytes()
+  except Exception:  # Object stores raise many kinds.
+    return None
+  return tokenizers.from_identity(identity, model)

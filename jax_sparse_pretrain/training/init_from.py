@@ -1,0 +1,108 @@
+"""The weights of a model that exists, for a run to begin with."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain import pruning
+from jax_sparse_pretrain.config import Config, ConfigError
+from jax_sparse_pretrain.data import tokenizers
+from jax_sparse_pretrain.inference import llama, tokenizer_files
+from jax_sparse_pretrain.inference.model_directory import ModelDirectory
+
+# Keys that the weights do not decide. A context may be longer or shorter than
+# the one that the model has seen.
+_FREE = (
+  'context_length',
+  'tied_is_linear',
+  'z_loss',
+  'compute_dtype',
+  'scan_layers',
+  'remat',
+  'attention',
+)
+# Keys that say nothing without another one.
+_OF_LLAMA3 = (
+  'rope_factor',
+  'rope_low_frequency_factor',
+  'rope_high_frequency_factor',
+  'rope_original_length',
+)
+
+
+def open_model(
+  config: Config, tokenizer: tokenizers.Tokenizer | None
+) -> ModelDirectory:
+  """The model in `init_from`, which must be that of the config and the data.
+
+  Args:
+    config: the checked config of the run.
+    tokenizer: that of the data; None if only its boundaries are known.
+
+  Raises:
+    ConfigError: naming what differs.
+  """
+  where = f'init_from = {config.init_from!r}'
+  model = ModelDirectory(config.init_from, where)
+  _check_sizes(config.model, model.model, where)
+  if not config.init_other_tokenizer:
+    difference = _difference(tokenizer, model.tokenizer())
+    if difference:
+      raise ConfigError(
+        f'{where}: {difference}; init_other_tokenizer = True allows that'
+      )
+  return model
+
+
+def _difference(ours, theirs) -> str:
+  """What keeps two tokenizers apart, in words; empty if they are alike."""
+  if ours is None or theirs is None:
+    what = 'data' if ours is None else 'model'
+    return f'the {what} has no tokenizer that could be compared'
+  difference = tokenizer_files.first_difference(ours, theirs)
+  return difference and f'its tokenizer is not that of the data: {difference}'
+
+
+def _check_sizes(
+  asked: config_lib.Model, found: config_lib.Model, where: str
+) -> None:
+  for name in (field.name for field in dataclasses.fields(asked)):
+    if name in _FREE or (name in _OF_LLAMA3 and asked.rope_scaling == 'none'):
+      continue
+    # What is 0 follows from other keys.
+    resolved = {'n_kv_heads': 'kv_heads', 'head_dim': 'head_size'}
+    ours, theirs = (
+      getattr(model, resolved.get(name, name)) for model in (asked, found)
+    )
+    if ours != theirs:
+      raise ConfigError(
+        f'{where}: model.{name} = {ours}: must be {theirs!r}, as in the model '
+        'there'
+      )
+
+
+def read_params(
+  model: config_lib.Model, directory: ModelDirectory, shardings: Any
+) -> Any:
+  """The params on the devices, float32, read one leaf after another.
+
+  Args:
+    model: the sizes, and whether layers are stacked.
+    directory: what `open_model` returns.
+    shardings: where the params live.
+
+  Raises:
+    ConfigError: naming the first tensor that is missing, too much, or of
+      another shape or type.
+  """
+  directory.check()
+  places, leaves = pruning.by_path(shardings), {}
+  for path, leaf in llama.leaves_of(model, directory.read):
+    leaf = leaf.astype(np.float32)
+    leaves[path] = jax.make_array_from_callback(
+      leaf.shape, places[path], leaf.__getitem__
+    )
+  return llama.as_tree(leaves)

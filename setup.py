@@ -81,6 +81,8 @@ setup(
     'datasets': [DATASETS],
     'gpu': [JAX.replace('jax', 'jax[cuda13]', 1)],
     'tpu': [JAX.replace('jax', 'jax[tpu]', 1)],
+    # To see in `pytest` that exported models are what others read.
+    'hf': ['lm_eval>=0.4.9', 'torch>=2.6', 'transformers>=4.50'],
     'wandb': ['wandb'],
     # On no package index; this is its last commit (April 2024).
     'jaxpruner': [

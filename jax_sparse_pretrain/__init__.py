@@ -26,6 +26,11 @@ if TYPE_CHECKING:  # For type checkers and editors; `_ROOMS` says the same.
   )
   from jax_sparse_pretrain.command_line import load_config
   from jax_sparse_pretrain.config import Config, ConfigError
+  from jax_sparse_pretrain.inference.exporting import export_model
+  from jax_sparse_pretrain.inference.language_model import (
+    LanguageModel,
+    load_model,
+  )
   from jax_sparse_pretrain.planning import Plan, plan
   from jax_sparse_pretrain.pruning import Pruner, magnitude_pruner
   from jax_sparse_pretrain.schedule import PruningSchedule
@@ -36,6 +41,7 @@ __all__ = [
   'Comparison',
   'Config',
   'ConfigError',
+  'LanguageModel',
   'Plan',
   'Pruner',
   'PruningSchedule',
@@ -44,8 +50,10 @@ __all__ = [
   'ScalingLawFit',
   'average_parameters',
   'compare_laws',
+  'export_model',
   'fit_scaling_law',
   'load_config',
+  'load_model',
   'load_runs',
   'magnitude_pruner',
   'plan',
@@ -60,10 +68,13 @@ __all__ = [
 _ROOMS = {
   'Config': 'config',
   'ConfigError': 'config',
+  'LanguageModel': 'inference.language_model',
   'Plan': 'planning',
   'Pruner': 'pruning',
   'PruningSchedule': 'schedule',
+  'export_model': 'inference.exporting',
   'load_config': 'command_line',
+  'load_model': 'inference.language_model',
   'magnitude_pruner': 'pruning',
   'plan': 'planning',
   'train_model': 'training.entry',

@@ -29,7 +29,7 @@ from jax_sparse_pretrain.runs.workdir import Workdir
 FORMATS = ('huggingface', 'sparse')
 DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype('bfloat16')}
 # Tensors of a file; a larger one has a file of its own.
-_FILE_BYTES = 2 << 30
+FILE_BYTES = 2 << 30
 
 
 def export_model(
@@ -78,17 +78,28 @@ def export_model(
   dtype = dtype or ('bfloat16' if format == 'sparse' else 'float32')
   card = model_card.card(model, _workdir(path, model), dtype, format)
   with _new_directory(target) as directory:
-    _write_configs(directory, model, dtype)
-    if format == 'sparse':
-      sparse_file.write_sparse(
-        directory / model_directory.SPARSE, _with_masks(model), dtype
-      )
-    else:
-      _write_weights(directory, model, DTYPES[dtype])
-      _write_masks(directory, model)
+    write_model(model, directory, dtype, format)
     for name, content in {**tokenizer, **card}.items():
       (directory / name).write_bytes(content)
   return target
+
+
+def write_model(
+  model: LanguageModel,
+  directory: pathlib.Path,
+  dtype: str,
+  format: str = 'huggingface',
+) -> None:
+  """Writes config, weights and masks into a directory of this machine."""
+  directory.mkdir(parents=True, exist_ok=True)
+  _write_configs(directory, model, dtype)
+  if format == 'sparse':
+    sparse_file.write_sparse(
+      directory / model_directory.SPARSE, _with_masks(model), dtype
+    )
+  else:
+    _write_weights(directory, model, DTYPES[dtype])
+    _write_masks(directory, model)
 
 
 def _contains(target: pathlib.Path, source: pathlib.Path) -> bool:
@@ -168,7 +179,7 @@ def _write_weights(
   }
   files: list[list[str]] = [[]]
   for name, size in sizes.items():
-    if files[-1] and sum(sizes[n] for n in files[-1]) + size > _FILE_BYTES:
+    if files[-1] and sum(sizes[n] for n in files[-1]) + size > FILE_BYTES:
       files.append([])
     files[-1].append(name)
   names = [model_directory.WEIGHTS]

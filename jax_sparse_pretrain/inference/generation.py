@@ -141,7 +141,7 @@ def generate(
   """
   _check(max_tokens or 1, temperature, top_k, top_p, samples)
   tokenizer = model.needs_tokenizer()
-  texts = [_Text(model, tokenizer, p) for p in prompts for _ in range(samples)]
+  texts = [Text(model, tokenizer, p) for p in prompts for _ in range(samples)]
   if not texts:
     return []
   longest = max(len(text.ids) for text in texts)
@@ -162,7 +162,7 @@ def generate(
   logits = engine.prefill(tokens, lengths)
   for i in range(max_tokens):
     chosen = np.asarray(
-      _choose(
+      choose(
         jnp.asarray(logits), seed, i, temperature, top_k, top_p,
         top_k > 0 or top_p < 1,
       )
@@ -190,7 +190,7 @@ def _check(max_tokens, temperature, top_k, top_p, samples) -> None:
 
 
 @functools.partial(jax.jit, static_argnums=6)
-def _choose(
+def choose(
   logits_BxV, seed, step, temperature, top_k, top_p, is_filtered
 ) -> jax.Array:
   """The next token of each text, int32[B]."""
@@ -226,7 +226,7 @@ def _least_likely(scaled_BxV, top_k, top_p) -> jax.Array:
   return jnp.min(jnp.where(is_kept, sorted_BxV, jnp.inf), -1, keepdims=True)
 
 
-class _Text:
+class Text:
   """A prompt and what has been written after it.
 
   Attributes:

@@ -1,5 +1,6 @@
 """A directory with a Llama of Hugging Face: config, weights and tokenizer."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -67,6 +68,11 @@ class ModelDirectory:
     if not isinstance(values, dict):
       raise ConfigError(f'{self._where}: {CONFIG}: is no config of a model')
     return values
+
+  @property
+  def sizes(self) -> dict[str, Any]:
+    """The section `model` of a config for this model."""
+    return dataclasses.asdict(self.model)
 
   def tokenizer(self) -> tokenizers.Tokenizer | None:
     """The tokenizer, with the boundaries of the model; None if it has none."""

@@ -1,0 +1,196 @@
+"""The tokenizer of a run as files that `transformers.AutoTokenizer` opens."""
+
+import json
+import random
+import re
+from collections.abc import Iterator, Sequence
+
+import tokenizers as hf
+from tokenizers import decoders, models, pre_tokenizers, processors
+
+from jax_sparse_pretrain import schema
+from jax_sparse_pretrain.data.tokenizers import Tokenizer
+
+# Texts in which tokenizers were found to differ.
+_DIFFICULT = (
+  '',
+  ' ',
+  '   ',
+  ' a',
+  'a ',
+  '  two  blanks   and three ',
+  'a\nb\n\nc\r\nd\re',
+  '\tif x:\n\t\treturn\n        pass  \n',
+  'no\u00a0break, thin\u2009blank, \u3000wide, \u200bzero width\ufeff',
+  'def f(x):\n  return {"a": [1, 2.5e-3, 0xFF]}  # note\n',
+  '<div class="a">&amp;</div> http://example.org/?q=1&r=%20~user',
+  '0 00 000 1234567890 3.14159 1,000,000 ½ ² ③ Ⅳ ٣ १',
+  'naïve café, ÀÉÎÕÜ, straße, ŁÓDŹ, İstanbul',
+  'nai\u0308ve cafe\u0301, E\u0301E\u0300, Vie\u0323\u0302t Nam',
+  'Съешь же ещё этих мягких французских булок',
+  'Ξεσκεπάζω τὴν ψυχοφθόρα βδελυγμία',
+  'مرحبا بالعالم، كيف الحال؟',
+  'שָׁלוֹם עוֹלָם',
+  'नमस्ते दुनिया, क्षत्रिय',
+  'สวัสดีชาวโลก',
+  '你好，世界。今天天氣很好',
+  'こんにちは、ガギグ カ\u3099 ﾊﾝｶｸ ﾊﾞﾊﾟ ｶﾞ',
+  '안녕하세요 \u1112\u1161\u11ab\u1100\u1173\u11af',
+  'ﬁne ﬂow Ａｂｃ１２ ™ ℃ ㌔ ﷺ …',
+  '🙂 👍🏽 👨\u200d👩\u200d👧 🇩🇪 ❤\ufe0f 1\ufe0f\u20e3',
+  '\x00\x01\x07\x08\x0b\x0c\x1b[0m\x7f\x85\u2028\u2029\ufffd',
+  '\U0001d54f\U00020000\ue000\U0010fffd',
+  '"quoted" \'single\' “curly” ‘so’ — – - ‐ ‑ ~ ～',
+  '▁ ▁▁ a▁b ▁a▁',
+  '<0x41> <unk> <pad> <mask> [CLS] [UNK] <|im_start|>',
+  "I'm, we'll, DON'T; aren't... wait---what?!",
+  'aaaaaaa ------- ======= ....... \n\n\n\n\n\n\n',
+)
+_SHORT = 8
+
+
+def tokenizer_files(
+  tokenizer: Tokenizer, context_length: int, texts: Sequence[str] = ()
+) -> dict[str, bytes]:
+  """Files by name, for a directory that `AutoTokenizer` opens.
+
+  A prompt gets the ids that a document had in training: BOS, where there is
+  one, and those of its text; no EOS, which would end it.
+
+  The ids are compared before: of every piece of the vocabulary, pairs of
+  pieces, difficult texts and `texts`; and what they decode to. Differences
+  that are known and left out:
+
+  - A text that spells a special token, such as '</s>', has its id in
+    `transformers` and had the ids of its characters in training.
+  - A SentencePiece Unigram may cut a text in two ways with equal scores; which
+    of them it takes depends on its rounding.
+  - Accents out of order: see `charsmap.normalizers_of`.
+
+  Args:
+    tokenizer: that of the training.
+    context_length: tokens that the model can read.
+    texts: more to compare.
+
+  Raises:
+    ConfigError: if the ids of a text differ, or for a model that has no such
+      files.
+  """
+  given = _made(tokenizer).to_str(pretty=True)
+  made = hf.Tokenizer.from_str(given)
+  _compare(tokenizer, made, [*_sample(tokenizer, made), *texts])
+  config = {
+    'tokenizer_class': 'PreTrainedTokenizerFast',
+    'eos_token': made.id_to_token(tokenizer.eos_id),
+    'model_max_length': context_length,
+    'clean_up_tokenization_spaces': False,
+  }
+  if tokenizer.bos_id is not None:
+    config['bos_token'] = made.id_to_token(tokenizer.bos_id)
+  return {
+    'tokenizer.json': given.encode(),
+    'tokenizer_config.json': (json.dumps(config, indent=2) + '\n').encode(),
+  }
+
+
+def _made(tokenizer: Tokenizer) -> hf.Tokenizer:
+  ends = [i for i in (tokenizer.bos_id, tokenizer.eos_id) if i is not None]
+  if tokenizer.kind == 'bytes':
+    made = _of_bytes(tokenizer)
+  elif tokenizer.kind == 'sentencepiece':
+    from jax_sparse_pretrain.inference import sentencepiece_files
+
+    made = sentencepiece_files.converted(tokenizer.model, ends)
+  else:
+    made = hf.Tokenizer.from_str(tokenizer.model.decode())
+    made.no_truncation()
+    made.no_padding()
+  names = [made.id_to_token(i) for i in ends]
+  made.add_special_tokens(
+    [hf.AddedToken(name, special=True, normalized=False) for name in names]
+  )
+  steps = _offsets(json.loads(made.to_str()))
+  if tokenizer.bos_id is not None:
+    bos = names[0]
+    steps.append(
+      processors.TemplateProcessing(
+        single=[bos, '$A'],
+        pair=[bos, '$A', '$B:1'],
+        special_tokens=[(bos, tokenizer.bos_id)],
+      )
+    )
+  # An empty sequence is how to have none: nothing can be taken away.
+  made.post_processor = (
+    steps[0] if len(steps) == 1 else processors.Sequence(steps)
+  )
+  return made
+
+
+def _of_bytes(tokenizer: Tokenizer) -> hf.Tokenizer:
+  """Byte-level BPE without merges."""
+  printed = {*range(33, 127), *range(161, 173), *range(174, 256)}
+  others = [i for i in range(256) if i not in printed]
+  vocab = {chr(i): i for i in printed}
+  vocab |= {chr(256 + n): i for n, i in enumerate(others)}
+  for name, i in ('<s>', tokenizer.bos_id), ('</s>', tokenizer.eos_id):
+    del vocab[chr(i)]
+    vocab[name] = i
+  made = hf.Tokenizer(models.BPE(vocab, []))
+  made.pre_tokenizer = pre_tokenizers.ByteLevel(
+    add_prefix_space=False, use_regex=False
+  )
+  made.decoder = decoders.ByteLevel()
+  return made
+
+
+def _offsets(content: dict) -> list[processors.PostProcessor]:
+  """The steps of a post-processor that change no ids, only offsets."""
+  processor = content.get('post_processor') or {}
+  for step in processor.get('processors', [processor]):
+    if step.get('type') == 'ByteLevel':
+      return [processors.ByteLevel(trim_offsets=step['trim_offsets'])]
+    if step.get('type') == 'RobertaProcessing':
+      return [processors.ByteLevel(trim_offsets=step['trim_offsets'])]
+  return []
+
+
+def _sample(tokenizer: Tokenizer, made: hf.Tokenizer) -> Iterator[str]:
+  yield from _DIFFICULT
+  ids = [i for i in made.get_vocab().values()]
+  for i in sorted(ids):
+    yield tokenizer.decode([i])
+    yield made.id_to_token(i)
+  others = random.Random(0).sample(sorted(ids), len(ids))
+  for pair in zip(sorted(ids), others, strict=True):
+    yield tokenizer.decode(pair)
+
+
+def _compare(
+  tokenizer: Tokenizer, made: hf.Tokenizer, sample: Sequence[str]
+) -> None:
+  added = made.get_added_tokens_decoder().values()
+  special = re.compile(
+    '|'.join(re.escape(token.content) for token in added if token.special)
+  )
+  texts = [text for text in dict.fromkeys(sample) if not special.search(text)]
+  expected = tokenizer.encode(texts)
+  encodings = made.encode_batch_fast(texts, add_special_tokens=False)
+  for text, ids, encoding in zip(texts, expected, encodings, strict=True):
+    ids = ids.tolist()
+    if encoding.ids != ids:
+      raise schema.ConfigError(
+        f'the tokenizer.json gives other ids than the training: {_cut(text)}: '
+        f'{_cut(encoding.ids)}, not {_cut(ids)}'
+      )
+    given = made.decode(ids, skip_special_tokens=False)
+    if given != tokenizer.decode(ids):
+      raise schema.ConfigError(
+        f'the tokenizer.json decodes {_cut(ids)} otherwise than the training: '
+        f'{_cut(given)}, not {_cut(tokenizer.decode(ids))}'
+      )
+
+
+def _cut(value: str | list[int]) -> str:
+  if len(value) <= 4 * _SHORT:
+    return repr(value)
+  return f'{value[: 4 * _SHORT]!r}...'

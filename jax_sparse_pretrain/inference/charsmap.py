@@ -16,9 +16,7 @@ _APART, _BETWEEN = '\ufdd0', '\ufdd1'
 # `Precompiled` looks up what a reader sees as one character by the first rule
 # that begins it and drops the rest: 'E' and an accent become 'e' where 'E' has
 # a rule. Before these, characters are kept apart.
-_JOINING = (
-  r'(?=[\p{M}\p{Cf}\x{FF9E}\x{FF9F}\x{1F3FB}-\x{1F3FF}])|(?<=\r)(?=\n)'
-)
+_JOINING = r'(?=[\p{M}\p{Cf}\x{FF9E}\x{FF9F}\x{1F3FB}-\x{1F3FF}])|(?<=\r)(?=\n)'
 # Compositions that the Unicode version of tokenizers may not know.
 _MOST_LEFT = 100
 

@@ -58,17 +58,11 @@ class _Conversion:
     self.space = _SPACE if self.spec.escape_whitespaces else ' '
     self.rules = []
     if self.spec.precompiled_charsmap:
-      self.rules = charsmap.normalizers_of(self.spec.precompiled_charsmap)
-    # Symbols are found as written, before and after the rules.
-    followed = normalizers.Sequence(self.rules).normalize_str
-    self.changed = [s for s in self.symbols if followed(s) != s]
+      self.rules = [*charsmap.normalizers_of(self.spec.precompiled_charsmap)]
     # By the longest: what SentencePiece finds where several begin.
     in_order = sorted(self.symbols, key=lambda s: (-len(s), s))
-    self.private = {
-      symbol: chr(_PRIVATE + i)
-      for i, symbol in enumerate(in_order)
-      if len(symbol) > 1 or symbol in self.changed
-    }
+    self.private = {s: chr(_PRIVATE + i) for i, s in enumerate(in_order)}
+    self.long = {s: to for s, to in self.private.items() if len(s) > 1}
 
   def tokenizer(self) -> tokenizers.Tokenizer:
     trainer = self.trainer
@@ -102,8 +96,7 @@ class _Conversion:
     )
     return models.BPE(
       vocab={
-        self.private.get(p.piece, p.piece): i
-        for i, p in enumerate(self.pieces)
+        self.long.get(p.piece, p.piece): i for i, p in enumerate(self.pieces)
       },
       merges=[(a, b) for *_, a, b in ranked] if has_merges else [],
       unk_token=self.unknown,
@@ -113,14 +106,14 @@ class _Conversion:
 
   def unigram(self) -> models.Unigram:
     """Scores of the pieces; the lowest where a piece has none of its own."""
-    scores = [self.pieces[i].score for i in self.normal.values()]
-    lowest, highest = min(scores), max(scores)
+    lowest = min(self.pieces[i].score for i in self.normal.values())
 
     def score(piece) -> float:
       if piece.piece in self.normal:
         return piece.score
       if piece.piece in self.symbols:
-        return len(piece.piece.encode()) * highest - 0.1
+        # What SentencePiece 0.2.3 gives them, by trial; older ones less.
+        return 0.1 * (len(piece.piece.encode()) - 1)
       return lowest
 
     return models.Unigram(
@@ -136,11 +129,13 @@ class _Conversion:
     is_suffix = self.trainer.treat_whitespace_as_suffix
     has_prefix = spec.add_dummy_prefix and not is_suffix
     replace = normalizers.Replace
+    # Symbols are found as written, and are not normalized.
+    kept = self.private if self.rules else {}
     steps = [
-      *self.found(self.changed),
+      *self.found(kept),
       *([normalizers.Prepend(space)] if has_prefix else []),
       *self.rules,
-      *(replace(self.private[symbol], symbol) for symbol in self.changed),
+      *(replace(to, symbol) for symbol, to in kept.items()),
     ]
     if spec.remove_extra_whitespaces:
       first = space if has_prefix else ''
@@ -150,26 +145,25 @@ class _Conversion:
       ]
     if spec.escape_whitespaces:
       steps.append(replace(' ', _SPACE))
-    if spec.remove_extra_whitespaces:
-      steps.append(replace(Regex(rf'{space}+\z'), ''))
     if spec.add_dummy_prefix and is_suffix:
-      steps.append(replace(Regex(r'(?<=[\s\S])\z'), space))
+      end = r'(?<=[\s\S])\z'
+      if spec.remove_extra_whitespaces:
+        end = rf'(?<=[^{space}]){space}*\z|\A{space}+\z'
+      steps.append(replace(Regex(end), space))
+    elif spec.remove_extra_whitespaces:
+      steps.append(replace(Regex(rf'{space}+\z'), ''))
     if not self.is_unigram:
-      steps += self.found(self.private)
+      steps += self.found(self.long)
     return steps
 
-  def found(self, symbols: Collection[str]) -> list[normalizers.Normalizer]:
+  def found(self, symbols: dict[str, str]) -> list[normalizers.Normalizer]:
     """Puts a private character for each symbol, from left to right."""
     if not symbols:
       return []
     ends = Regex(rf'(?:{_alternatives(symbols)})\K')
     return [
       normalizers.Replace(ends, _FOUND),
-      *(
-        normalizers.Replace(symbol + _FOUND, private)
-        for symbol, private in self.private.items()
-        if symbol in symbols
-      ),
+      *(normalizers.Replace(s + _FOUND, to) for s, to in symbols.items()),
     ]
 
   def cut_names(self) -> pre_tokenizers.PreTokenizer:
@@ -188,9 +182,11 @@ class _Conversion:
     surface = self.trainer.unk_surface.replace(' ', _BLANK)
     steps = [replace(Regex(rf'\A{re.escape(self.unknown)}\z'), surface)]
     if self.control:
-      steps.append(replace(Regex(rf'\A(?:{_alternatives(self.control)})\z'), ''))
+      steps.append(
+        replace(Regex(rf'\A(?:{_alternatives(self.control)})\z'), '')
+      )
     if not self.is_unigram:
-      steps += [replace(to, symbol) for symbol, to in self.private.items()]
+      steps += [replace(to, symbol) for symbol, to in self.long.items()]
     steps.append(replace(_SPACE, ' '))
     if self.has_bytes:
       steps.append(decoders.ByteFallback())

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 import tokenizers as hf
@@ -69,7 +70,8 @@ def tokenizer_files(
     `transformers` and had the ids of its characters in training.
   - Where two ways to cut a text have equal scores, as with a row of dashes, a
     Unigram of SentencePiece takes the one that its rounding favours.
-  - Some accents: see `charsmap.normalizers_of`.
+  - Some accents: see `charsmap.normalizers_of`; and the private characters
+    from U+F0000 on, which stand for the user-defined symbols of SentencePiece.
 
   Args:
     tokenizer: that of the training.
@@ -158,7 +160,9 @@ def _sample(tokenizer: Tokenizer, made: hf.Tokenizer) -> Iterator[str]:
   ids = sorted(made.get_vocab().values())
   for i in ids:
     yield tokenizer.decode([i])
-    yield made.id_to_token(i)
+    name = made.id_to_token(i)
+    if not any(unicodedata.category(c) == 'Co' for c in name):
+      yield name
   others = random.Random(0).sample(ids, len(ids))
   for pair in zip(ids, others, strict=True):
     yield tokenizer.decode(pair)

@@ -93,6 +93,7 @@ def test_checkpoints_of_every_nth_step_stay(workdir):
     load_model(workdir, step=15)
 
 
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_a_damaged_checkpoint_is_told_and_left_alone(workdir, tmp_path):
   copy = shutil.copytree(workdir, tmp_path / 'run')
   for path in (copy / 'checkpoints' / '30' / 'state').rglob('d/*'):
@@ -141,7 +142,7 @@ def test_a_run_keeps_its_tokenizer(kind, folder, tmp_path):
   tokenizer = load_model(tmp_path / 'run').tokenizer
   [ids] = tokenizer.encode(['import os'])
   assert tokenizer.decode(ids) == 'import os'
-  (tmp_path / 'run' / name).write_bytes(content.replace(b'import', b'imqort'))
+  (tmp_path / 'run' / name).write_bytes(content + b'\n')
   with pytest.raises(ConfigError, match='tokenizer'):
     load_model(tmp_path / 'run')
 

@@ -356,42 +356,47 @@ def from_identity(stored: dict[str, Any], model: bytes) -> Tokenizer:
       f'the {kind} tokenizer is not the file that the run was trained with '
       f'(sha256 {stored["sha256"]})'
     )
-  # The names that were given are not stored; by default there were none.
-  for names in ([], _boundary_names(stored, model)):
+  return with_boundaries(kind, model, stored['bos_id'], stored['eos_id'])
+
+
+def with_boundaries(
+  kind: str, model: bytes, bos_id: int | None, eos_id: int | None
+) -> Tokenizer:
+  """A tokenizer of its file's content, with these boundary tokens.
+
+  Raises:
+    ConfigError: if it has no such tokens, or is no such model.
+  """
+  # By default, as the file says; else by the names of the tokens.
+  for names in ([], _boundary_names(kind, model, (bos_id, eos_id))):
     try:
       tokenizer = from_model(kind, model, *names)
     except ValueError:
       continue
-    if identity(tokenizer) == stored:
+    if (tokenizer.bos_id, tokenizer.eos_id) == (bos_id, eos_id):
       return tokenizer
   raise config.ConfigError(
-    f'the {kind} tokenizer does not have the boundary tokens of the run, '
-    f'{stored["bos_id"]} and {stored["eos_id"]}'
+    f'the {kind} tokenizer has no boundary tokens {bos_id} and {eos_id}'
   )
 
 
-def _boundary_names(stored: dict[str, Any], model: bytes) -> list[str]:
+def _boundary_names(
+  kind: str, model: bytes, ids: Sequence[int | None]
+) -> list[str]:
   """The names of the boundary tokens; '' for one that is not there."""
-  ids = stored['bos_id'], stored['eos_id']
-  if stored['kind'] == 'sentencepiece':
+  if kind == 'sentencepiece':
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     name_of = processor.id_to_piece
     n_ids = processor.vocab_size()
-  elif stored['kind'] == 'huggingface':
+  elif kind == 'huggingface':
     import tokenizers
 
-    name_of = tokenizers.Tokenizer.from_str(model.decode()).id_to_token
-    n_ids = stored['vocab_size']
+    made = tokenizers.Tokenizer.from_str(model.decode())
+    name_of, n_ids = made.id_to_token, 1 << 31
   else:
     return []
   return [
     (name_of(i) or '') if i is not None and 0 <= i < n_ids else '' for i in ids
   ]
-
-
-def file_name(kind: str) -> str | None:
-  """The name under which a run keeps its tokenizer's file; None for bytes."""
-  names = {'huggingface': 'tokenizer.json', 'sentencepiece': 'tokenizer.model'}
-  return names.get(kind)

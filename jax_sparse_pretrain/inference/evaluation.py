@@ -299,7 +299,10 @@ def evaluate_corpus(
 def _check_tokenizer(model: LanguageModel, corpus: data_lib.Corpus) -> None:
   if corpus.tokenizer is model.tokenizer:
     return
-  difference = tokenizer_files.difference(model.tokenizer, corpus.tokenizer)
+  if model.tokenizer is None or corpus.tokenizer is None:
+    difference = 'one of them has none that could be compared'
+  else:
+    difference = tokenizer_files.difference(model.tokenizer, corpus.tokenizer)
   if difference:
     raise ConfigError(
       f'data.path: needs the tokenizer of the model: {difference}'

@@ -84,8 +84,11 @@ class ModelDirectory:
     if isinstance(ids['eos'], list):  # Those of chats come after the first.
       ids['eos'] = ids['eos'][0]
     try:
+      content = path.read_bytes()
+      if ids['eos'] is None:
+        return tokenizers.from_model('huggingface', content)
       return tokenizers.with_boundaries(
-        'huggingface', path.read_bytes(), ids['bos'], ids['eos']
+        'huggingface', content, ids['bos'], ids['eos']
       )
     except Exception as error:  # The library has no errors of its own.
       raise ConfigError(f'{where}: cannot be used: {one_line(error)}') from None

@@ -99,6 +99,26 @@ def tokenizer_files(
   }
 
 
+def difference(ours: Tokenizer, theirs: Tokenizer) -> str:
+  """What keeps two tokenizers apart, in words; empty if nothing was found.
+
+  Boundaries are compared, and the ids of difficult texts and of all pieces.
+  """
+  for name in ('bos_id', 'eos_id'):
+    a, b = getattr(ours, name), getattr(theirs, name)
+    if a != b:
+      return f'{name} is {b}, not {a}'
+  made = [_made(each) for each in (ours, theirs)]
+  texts = [*dict.fromkeys(_sample(ours, made[0]))]
+  encoded = [
+    each.encode_batch_fast(texts, add_special_tokens=False) for each in made
+  ]
+  for text, a, b in zip(texts, *encoded, strict=True):
+    if a.ids != b.ids:
+      return f'{_cut(text)} has the ids {_cut(b.ids)}, not {_cut(a.ids)}'
+  return ''
+
+
 def _made(tokenizer: Tokenizer) -> hf.Tokenizer:
   ends = [i for i in (tokenizer.bos_id, tokenizer.eos_id) if i is not None]
   if tokenizer.kind == 'bytes':

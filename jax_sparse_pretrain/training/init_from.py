@@ -62,7 +62,7 @@ def _difference(ours, theirs) -> str:
   if ours is None or theirs is None:
     what = 'data' if ours is None else 'model'
     return f'the {what} has no tokenizer that could be compared'
-  difference = tokenizer_files.first_difference(ours, theirs)
+  difference = tokenizer_files.difference(ours, theirs)
   return difference and f'its tokenizer is not that of the data: {difference}'
 
 

@@ -27,7 +27,6 @@ import tempfile
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from jax_sparse_pretrain.schema import ConfigError, one_line
@@ -173,9 +172,7 @@ class SparseFile:
     self._entries, self._columns = self._read_header()
     self._check_values()
     kinds = {e.dtype for e in self._entries.values() if len(e.shape) == 2}
-    kinds |= {
-      e.dtype for n, e in self._entries.items() if n.endswith(_VALUES)
-    }
+    kinds |= {e.dtype for n, e in self._entries.items() if n.endswith(_VALUES)}
     is_narrow = DTYPES['bfloat16'] in kinds
     self.dtype = 'bfloat16' if is_narrow else 'float32'
 

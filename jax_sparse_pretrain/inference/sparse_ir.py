@@ -5,11 +5,12 @@ Its loop takes `lanes` weights of each row at a time, expands them to a vector
 of float32 with zeros where they are pruned, and multiplies that with each
 column. There are two ways to expand:
 
-AVX2, 8 lanes. The byte of the bitmap picks a row of a table of 256. For bfloat16
-it holds the bytes to pick from the next 8 values (`vpshufb`), which puts each
-into the upper half of its float32 and zeros all else; for float32 the lanes
-to pick (`vpermps`), and a sign that says which are kept. Then the values move on
-by the number of bits. Up to 8 values past a row are read, and dropped.
+AVX2, 8 lanes. The byte of the bitmap picks a row of a table of 256. For
+bfloat16 it holds the bytes to pick from the next 8 values (`vpshufb`), which
+puts each into the upper half of its float32 and zeros all else; for float32
+the lanes to pick (`vpermps`), and a sign that says which are kept. Then the
+values move on by the number of bits. Up to 8 values past a row are read, and
+dropped.
 
 AVX-512, 16 lanes, or 32 for bfloat16. `llvm.masked.expandload`, which is
 `vexpandps` and, with VBMI2, `vpexpandw`.

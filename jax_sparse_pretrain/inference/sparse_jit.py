@@ -202,9 +202,7 @@ def _multiply_rows(tables, memory, weight, offsets, begin, end, x, y, first):
 
 
 @_compiled(parallel=True)
-def multiply(
-  tables, memory, weights, offsets, least_blocks, least_blocks, x, y
-):
+def multiply(tables, memory, weights, offsets, least_blocks, x, y):
   """Products of weights that have the same input, side by side in y.
 
   Args:
@@ -412,7 +410,7 @@ def run_layers(
 def run_head(
   tables, memory, weights, offsets, least_blocks, scale, eps, hidden
 ):
-  """The last norm and the head: hidden float32[batch, D] -> logits [batch, V]."""
+  """Hidden float32[batch, D] -> logits [batch, V]: the last norm, the head."""
   x = empty_packed(tables, hidden.shape[0], hidden.shape[1])
   _normalise(hidden, scale, eps, x)
   logits = np.empty((hidden.shape[0], weights[0, 4]), np.float32)

@@ -27,12 +27,16 @@ import tempfile
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from jax_sparse_pretrain.schema import ConfigError, one_line
 
 FORMAT = {'format': 'jax_sparse_pretrain.sparse', 'version': '1'}
-DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype('bfloat16')}
+DTYPES = {
+  'float32': np.dtype(np.float32),
+  'bfloat16': np.dtype(ml_dtypes.bfloat16),
+}
 # As safetensors names them, in the order of the file.
 _STORED = {'F32': DTYPES['float32'], 'BF16': DTYPES['bfloat16'], 'U8': 'u1'}
 _STORED = {code: np.dtype(dtype) for code, dtype in _STORED.items()}

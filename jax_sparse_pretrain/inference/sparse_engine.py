@@ -68,7 +68,7 @@ class SparseEngine:
     norms = [layer + name for layer in layers for name in _NORMS]
     self._norms = np.stack([_floats(sparse_file, name) for name in norms])
     self._last_norm = _floats(sparse_file, 'model.norm.weight')
-    self._eps = float(config['rms_norm_eps'])
+    self._eps = np.float32(config['rms_norm_eps'])
     self._frequency = rotary_frequencies(config, self._head_dim)
     self._n_layers = n_layers
     self.reset(1, 0)
@@ -162,14 +162,10 @@ class SparseEngine:
     return hidden[:n]
 
   def _logits(self, hidden: np.ndarray) -> np.ndarray:
-    n = len(hidden)
-    wide = np.zeros((padded(n), hidden.shape[1]), np.float32)
-    wide[:n] = hidden
-    weights = self._weights.arguments(slice(7 * self._n_layers, None))
-    logits = self._weights.jit.run_head(
-      *weights, self._last_norm, self._eps, wide
-    )
-    return logits[:n]
+    """The last norm and the head: float32[N, D] -> float32[N, V]."""
+    variance = np.square(hidden).mean(axis=1, keepdims=True)
+    hidden = hidden / np.sqrt(variance + self._eps) * self._last_norm
+    return self._weights.multiply(self._weights.names[-1], hidden)
 
   def _check_shapes(self, file: SparseFile, config, layers, head) -> None:
     width, inner = config['hidden_size'], config['intermediate_size']

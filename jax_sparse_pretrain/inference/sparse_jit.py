@@ -6,7 +6,7 @@ compile (see `lanes_of`), so that what is compiled for one is not used for
 another.
 
 Inputs of a product are packed: float32[groups, batch, lanes], with zeros in
-what is padded. The batch is padded to 1, 2 or a multiple of 4.
+what is padded. The batch is 1, or padded to a multiple of 4.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _BYTES, _FLOATS = ir.PointerType(_I8), ir.PointerType(ir.FloatType())
 _ANY_ORDER = {'reassoc', 'contract', 'nsz', 'arcp'}
 # Columns of a tile -> its rows: enough sums to hide the time of an addition,
 # and few enough for 16 registers.
-_TILE_ROWS = {1: 4, 2: 2, 4: 2}
+_TILE_ROWS = {1: 4, 4: 2}
 
 
 def _cache_directory() -> pathlib.Path:
@@ -104,7 +104,7 @@ def _multiply_tile(
     row, stride, last: rows row, row + stride, ..., but none after the last; as
       many as `_TILE_ROWS` says.
     x: float32[groups, batch, lanes], packed.
-    column: the first column; with it come 1, 2 or 4, depending on the batch.
+    column: the first column; it comes alone if the batch is 1, or else with three.
     y: float32[batch, :], where to write.
     first: where the first row of the weight belongs in y.
   """
@@ -404,15 +404,3 @@ def run_layers(
     _gate(gate_up, x_inner)
     multiply(tables, memory, own[6:7], offsets, least_blocks, x_inner, y)
     hidden += y
-
-
-@_compiled()
-def run_head(
-  tables, memory, weights, offsets, least_blocks, scale, eps, hidden
-):
-  """Hidden float32[batch, D] -> logits [batch, V]: the last norm, the head."""
-  x = empty_packed(tables, hidden.shape[0], hidden.shape[1])
-  _normalise(hidden, scale, eps, x)
-  logits = np.empty((hidden.shape[0], weights[0, 4]), np.float32)
-  multiply(tables, memory, weights, offsets, least_blocks, x, logits)
-  return logits

@@ -107,8 +107,8 @@ def choose_kernel(
 
 
 def padded(batch: int) -> int:
-  """Columns of a product for that many inputs: 1, 2 or a multiple of 4."""
-  return batch if batch < 3 else -(-batch // 4) * 4
+  """Columns of a product for that many inputs: 1, or a multiple of 4."""
+  return batch if batch < 2 else -(-batch // 4) * 4
 
 
 class Weights:

@@ -154,9 +154,10 @@ class SparseEngine:
     n = len(tokens)
     hidden = np.zeros((padded(n), self._embedding.shape[1]), np.float32)
     hidden[:n] = self._embedding[tokens]
-    self._weights.jit.run_layers(
-      *self._weights.arguments(slice(0, 7 * self._n_layers)),
-      *(self._norms, self._eps, hidden, n, rows, positions),
+    w = self._weights
+    w.jit.run_layers(
+      *(w.marker, w.memory, w.table, w.offsets, w.blocks),
+      *(self._norms, self._eps, hidden, rows, positions),
       *(self._sin, self._cos, self._keys, self._values, self._n_heads),
     )
     return hidden[:n]

@@ -86,6 +86,7 @@ def _multiply_tile(
   memory,
   weight,
   offsets,
+  at,
   row,
   stride,
   last,
@@ -100,19 +101,20 @@ def _multiply_tile(
     tables: see `lanes_of`.
     memory: uint8[:], which holds the weight.
     weight: a tuple, (kind, start of values, start of bitmap, n_in).
-    offsets: int64[out], how many values there are before each row.
+    offsets: int64[:], how many values there are before each row.
+    at: where the weight begins in offsets.
     row, stride, last: rows row, row + stride, ..., but none after the last; as
       many as `_TILE_ROWS` says.
     x: float32[groups, batch, lanes], packed.
-    column: the first column; it comes alone if the batch is 1, or else with three.
+    column: the first column; alone if the batch is 1, or else with three more.
     y: float32[batch, :], where to write.
     first: where the first row of the weight belongs in y.
   """
-  arguments = (tables, memory, weight, offsets, row, stride, last)
+  arguments = (tables, memory, weight, offsets, at, row, stride, last)
   signature = types.void(*arguments, x, column, y, first)
 
   def generate(context, builder, signature, args):
-    _, _, weight, _, row, stride, last, _, column, _, first = args
+    _, _, weight, _, at, row, stride, last, _, column, _, first = args
 
     def array(i):
       return context.make_array(signature.args[i])(context, builder, args[i])
@@ -124,20 +126,21 @@ def _multiply_tile(
       return cgutils.unpack_tuple(builder, array(i).shape)[axis]
 
     kind, values, bitmap, n_in = cgutils.unpack_tuple(builder, weight)
-    lanes, batch, width = lanes_of(tables), length(7, 1), length(9, 1)
+    lanes, batch, width = lanes_of(tables), length(8, 1), length(10, 1)
     n_bytes = builder.udiv(
       builder.add(n_in, ir.Constant(_I64, 7)), ir.Constant(_I64, 8)
     )
     values = _beyond(builder, pointer(1), values)
     bitmap = _beyond(builder, pointer(1), bitmap)
-    inputs = _beyond(builder, pointer(7), column, 4 * lanes)
+    inputs = _beyond(builder, pointer(8), column, 4 * lanes)
 
     def begin(kind, number):
       itemsize = sparse_ir.itemsize(kind)
       if kind in (sparse_ir.DENSE_F32, sparse_ir.DENSE_BF16):
         return Row(_beyond(builder, values, number, n_in, itemsize), None)
       before = builder.bitcast(
-        _beyond(builder, pointer(3), number, 8), ir.PointerType(_I64)
+        _beyond(builder, pointer(3), builder.add(at, number), 8),
+        ir.PointerType(_I64),
       )
       before = builder.load(before, typ=_I64)
       return Row(
@@ -169,7 +172,7 @@ def _multiply_tile(
       )
       for c in range(n_columns):
         line = builder.add(column, ir.Constant(_I64, c))
-        line = _beyond(builder, pointer(9), line, width, 4)
+        line = _beyond(builder, pointer(10), line, width, 4)
         for number, of_row in zip(numbers, sums, strict=True):
           place = _beyond(builder, line, builder.add(first, number), 4)
           builder.store(of_row[c], builder.bitcast(place, _FLOATS))
@@ -188,7 +191,9 @@ def _multiply_tile(
 
 
 @_compiled()
-def _multiply_rows(tables, memory, weight, offsets, begin, end, x, y, first):
+def _multiply_rows(
+  tables, memory, weight, offsets, at, begin, end, x, y, first
+):
   """Rows begin..end - 1 of a weight, read as two or four long streams."""
   batch = x.shape[1]
   n_streams = 4 if batch == 1 else 2
@@ -196,43 +201,44 @@ def _multiply_rows(tables, memory, weight, offsets, begin, end, x, y, first):
   for row in range(begin, begin + stride):
     for column in range(0, batch, 4):
       _multiply_tile(
-        *(tables, memory, weight, offsets, row, stride, end - 1),
+        *(tables, memory, weight, offsets, at, row, stride, end - 1),
         *(x, column, y, first),
       )
 
 
 @_compiled(parallel=True)
-def multiply(tables, memory, weights, offsets, least_blocks, x, y):
-  """Products of weights that have the same input, side by side in y.
+def multiply(tables, memory, weights, first, last, offsets, least_blocks, x, y):
+  """Products of weights first..last - 1 with the same input, side by side.
 
   Args:
     tables: see `lanes_of`.
     memory: uint8[:], which holds the weights.
     weights: int64[n, 6], of each (kind, start of values, start of bitmap,
       n_in, n_out, start in offsets).
+    first, last: which of them.
     offsets: int64[:], values before each row of the sparse ones.
     least_blocks: into how many blocks of rows to divide the work, or more.
     x: float32[groups, batch, lanes], packed.
     y: float32[batch, sum of n_out], where to write.
   """
   n_rows = 0
-  for i in range(len(weights)):
+  for i in range(first, last):
     n_rows += weights[i, 4]
   size = min(max(n_rows // least_blocks // 4 * 4, 8), 64)
   n_blocks = 0
-  for i in range(len(weights)):
+  for i in range(first, last):
     n_blocks += (weights[i, 4] + size - 1) // size
   for block in prange(n_blocks):
-    i, first, begin = 0, 0, block * size
+    i, at, begin = first, 0, block * size
     while begin >= (weights[i, 4] + size - 1) // size * size:
       begin -= (weights[i, 4] + size - 1) // size * size
-      first += weights[i, 4]
+      at += weights[i, 4]
       i += 1
     weight = (weights[i, 0], weights[i, 1], weights[i, 2], weights[i, 3])
     end = min(begin + size, weights[i, 4])
     _multiply_rows(
-      *(tables, memory, weight, offsets[weights[i, 5] :], begin, end),
-      *(x, y, first),
+      *(tables, memory, weight, offsets, weights[i, 5], begin, end),
+      *(x, y, at),
     )
 
 
@@ -267,61 +273,71 @@ def _normalise(hidden, scale, eps, x):
 
 
 @_compiled()
-def _rotate(heads, sin, cos):
-  """Turns pairs (i, i + K / 2) of heads float32[n, K], in place."""
-  half = heads.shape[1] // 2
-  for h in range(heads.shape[0]):
-    for i in range(half):
-      a, b = heads[h, i], heads[h, i + half]
-      heads[h, i] = a * cos[i] - b * sin[i]
-      heads[h, i + half] = b * cos[i] + a * sin[i]
+def _remember(qkv, n_heads, rows, positions, sin, cos, keys, values, layer):
+  """Turns queries and keys in place; puts keys and values into the cache.
+
+  Args:
+    qkv: float32[batch, (H + 2 G) K].
+    n_heads: H.
+    rows, positions: int64[n_tokens], where each belongs.
+    sin, cos: float32[capacity, K / 2]; pairs (i, i + K / 2) turn.
+    keys, values: float32[layers, rows, G, capacity, K].
+    layer: of the cache.
+  """
+  n_groups, n_dims = keys.shape[2], keys.shape[4]
+  half = n_dims // 2
+  for n in range(len(rows)):
+    row, at = rows[n], positions[n]
+    for h in range(n_heads + n_groups):
+      for i in range(h * n_dims, h * n_dims + half):
+        a, b = qkv[n, i], qkv[n, i + half]
+        s, c = sin[at, i - h * n_dims], cos[at, i - h * n_dims]
+        qkv[n, i] = a * c - b * s
+        qkv[n, i + half] = b * c + a * s
+    for g in range(n_groups):
+      k, v = (n_heads + g) * n_dims, (n_heads + n_groups + g) * n_dims
+      for i in range(n_dims):
+        keys[layer, row, g, at, i] = qkv[n, k + i]
+        values[layer, row, g, at, i] = qkv[n, v + i]
 
 
 @_compiled(fastmath=_ANY_ORDER)
-def _attend_heads(q, k, v, n, mixed):
-  """Heads q float32[n, K] over the first n of k, v float32[capacity, K]."""
-  scores = np.empty(n, np.float32)
-  scale = np.float32(1 / np.sqrt(q.shape[1]))
-  for h in range(q.shape[0]):
-    for t in range(n):
-      score = np.float32(0)
-      for i in range(q.shape[1]):
-        score += q[h, i] * k[t, i]
-      scores[t] = score * scale
-    largest = scores.max()
-    total = np.float32(0)
-    for t in range(n):
-      scores[t] = np.exp(scores[t] - largest)
-      total += scores[t]
-    mixed[h] = 0
-    for t in range(n):
-      share = scores[t] / total
-      for i in range(q.shape[1]):
-        mixed[h, i] += share * v[t, i]
+def _attend_one(qkv, n, head, keys, values, length, x):
+  """A head of a token over the first of keys, values float32[capacity, K]."""
+  n_dims, lanes = keys.shape[1], x.shape[2]
+  begin = head * n_dims
+  scale = np.float32(1 / np.sqrt(n_dims))
+  scores = np.empty(length, np.float32)
+  largest = np.float32(-np.inf)
+  for t in range(length):
+    score = np.float32(0)
+    for i in range(n_dims):
+      score += qkv[n, begin + i] * keys[t, i]
+    scores[t] = score * scale
+    largest = max(largest, scores[t])
+  total = np.float32(0)
+  mixed = np.zeros(n_dims, np.float32)
+  for t in range(length):
+    share = np.exp(scores[t] - largest)
+    total += share
+    for i in range(n_dims):
+      mixed[i] += share * values[t, i]
+  for i in range(n_dims):
+    x[(begin + i) // lanes, n, (begin + i) % lanes] = mixed[i] / total
 
 
 @_compiled(parallel=True)
-def _attend(qkv, n_tokens, rows, positions, keys, values, mixed):
-  """Attention of each token over its row of the cache, up to itself.
+def _attend(qkv, n_heads, rows, positions, keys, values, layer, x):
+  """Attention of each token over its row of the cache -> x, packed.
 
-  Args:
-    qkv: float32[batch, (H + 2 G) K], of which the first H K are queries.
-    n_tokens: how many of the batch are tokens.
-    rows, positions: int64[n_tokens], where each is.
-    keys, values: float32[rows, G, capacity, K].
-    mixed: float32[batch, H, K], where to write.
+  Args are those of `_remember`.
   """
-  n_groups, n_dims = keys.shape[1], keys.shape[3]
-  n_heads = mixed.shape[1]
-  each = n_heads // n_groups
-  for task in prange(n_tokens * n_groups):
-    n, g = task // n_groups, task % n_groups
-    q = qkv[n, : n_heads * n_dims].reshape(n_heads, n_dims)
-    heads = slice(g * each, g * each + each)
-    _attend_heads(
-      *(q[heads], keys[rows[n], g], values[rows[n], g], positions[n] + 1),
-      mixed[n, heads],
-    )
+  n_groups = keys.shape[2]
+  for task in prange(len(rows) * n_heads):
+    n, head = task // n_heads, task % n_heads
+    group = head // (n_heads // n_groups)
+    k, v = keys[layer, rows[n], group], values[layer, rows[n], group]
+    _attend_one(qkv, n, head, k, v, positions[n] + 1, x)
 
 
 @_compiled(parallel=True)
@@ -338,6 +354,13 @@ def _gate(gate_up, x):
 
 
 @_compiled()
+def _add(hidden, y):
+  for b in range(hidden.shape[0]):
+    for i in range(hidden.shape[1]):
+      hidden[b, i] += y[b, i]
+
+
+@_compiled()
 def run_layers(
   tables,
   memory,
@@ -347,7 +370,6 @@ def run_layers(
   norms,
   eps,
   hidden,
-  n_tokens,
   rows,
   positions,
   sin,
@@ -367,40 +389,32 @@ def run_layers(
     least_blocks: of each product.
     norms: float32[2 layers, D].
     eps: of the norms.
-    hidden: float32[batch, D].
-    n_tokens: how many of the batch are tokens; others are padding.
+    hidden: float32[batch, D]; past the tokens it is padding.
     rows, positions: int64[n_tokens], where in the cache each token belongs.
     sin, cos: float32[capacity, K / 2].
     keys, values: float32[layers, rows, G, capacity, K], the cache.
     n_heads: H.
   """
-  n_layers, _, n_groups, _, n_dims = keys.shape
+  n_groups, n_dims = keys.shape[2], keys.shape[4]
   batch, width = hidden.shape
   inner, n_queries = weights[4, 4], n_heads * n_dims
   x = empty_packed(tables, batch, width)
   x_mixed = empty_packed(tables, batch, n_queries)
   x_inner = empty_packed(tables, batch, inner)
   qkv = np.empty((batch, n_queries + 2 * n_groups * n_dims), np.float32)
-  mixed = np.zeros((batch, n_heads, n_dims), np.float32)
   gate_up = np.empty((batch, 2 * inner), np.float32)
   y = np.empty((batch, width), np.float32)
-  for layer in range(n_layers):
-    own = weights[7 * layer : 7 * layer + 7]
+  for layer in range(keys.shape[0]):
+    at = 7 * layer
+    args = tables, memory, weights
     _normalise(hidden, norms[2 * layer], eps, x)
-    multiply(tables, memory, own[:3], offsets, least_blocks, x, qkv)
-    for n in range(n_tokens):
-      row, position = rows[n], positions[n]
-      heads = qkv[n].reshape(n_heads + 2 * n_groups, n_dims)
-      turned = heads[: n_heads + n_groups]
-      _rotate(turned, sin[position], cos[position])
-      keys[layer, row, :, position] = turned[n_heads:]
-      values[layer, row, :, position] = heads[n_heads + n_groups :]
-    _attend(qkv, n_tokens, rows, positions, keys[layer], values[layer], mixed)
-    pack(mixed.reshape(batch, n_queries), x_mixed)
-    multiply(tables, memory, own[3:4], offsets, least_blocks, x_mixed, y)
-    hidden += y
+    multiply(*args, at, at + 3, offsets, least_blocks, x, qkv)
+    _remember(qkv, n_heads, rows, positions, sin, cos, keys, values, layer)
+    _attend(qkv, n_heads, rows, positions, keys, values, layer, x_mixed)
+    multiply(*args, at + 3, at + 4, offsets, least_blocks, x_mixed, y)
+    _add(hidden, y)
     _normalise(hidden, norms[2 * layer + 1], eps, x)
-    multiply(tables, memory, own[4:6], offsets, least_blocks, x, gate_up)
+    multiply(*args, at + 4, at + 6, offsets, least_blocks, x, gate_up)
     _gate(gate_up, x_inner)
-    multiply(tables, memory, own[6:7], offsets, least_blocks, x_inner, y)
-    hidden += y
+    multiply(*args, at + 6, at + 7, offsets, least_blocks, x_inner, y)
+    _add(hidden, y)

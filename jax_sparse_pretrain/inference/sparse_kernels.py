@@ -198,17 +198,20 @@ class Weights:
         f'{name}: the input is {list(x.shape)}, must be [B, {self.table[i, 3]}]'
       )
     y = np.empty((padded(len(x)), self.table[i, 4]), np.float32)
-    self.multiply_packed(slice(i, i + 1), self.packed(x), y)
+    self.multiply_packed(i, i + 1, self.packed(x), y)
     return y[: len(x)]
 
-  def multiply_packed(self, which: slice, x: np.ndarray, y: np.ndarray) -> None:
-    """Writes the products with a packed x, side by side, to y."""
-    self.jit.multiply(*self.arguments(which), x, y)
+  def multiply_packed(
+    self, first: int, last: int, x: np.ndarray, y: np.ndarray
+  ) -> None:
+    """Writes the products of some tensors with a packed x, side by side."""
+    args = self.marker, self.memory, self.table
+    self.jit.multiply(*args, first, last, self.offsets, self.blocks, x, y)
 
-  def arguments(self, which: slice) -> tuple:
-    """What compiled functions take first: the weights, and how to divide."""
-    blocks = 2 * self.jit.numba.get_num_threads()
-    return self.marker, self.memory, self.table[which], self.offsets, blocks
+  @property
+  def blocks(self) -> int:
+    """Into how many blocks of rows to divide a product, or more."""
+    return 2 * self.jit.numba.get_num_threads()
 
 
 def _aligned(n_bytes: int) -> np.ndarray:

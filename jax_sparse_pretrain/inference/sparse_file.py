@@ -46,6 +46,22 @@ _BITMAP, _VALUES = '.bitmap', '.values'
 Named = tuple[str, Any, Any]  # name, array, mask or None
 
 
+def relative_bytes(
+  n_masked: int, n_plain: int, density: float, dtype: str
+) -> float:
+  """Size of a sparse file over that of a dense float32 one, without headers.
+
+  Args:
+    n_masked: weights of the tensors with a mask.
+    n_plain: weights of the others.
+    density: kept / n_masked.
+    dtype: of the values.
+  """
+  itemsize = DTYPES[dtype].itemsize
+  masked = n_masked * (1 / 8 + density * itemsize)
+  return (masked + n_plain * itemsize) / (4 * (n_masked + n_plain))
+
+
 class _Entry(NamedTuple):
   """A tensor in the file; its bytes begin at `start` of the file."""
 

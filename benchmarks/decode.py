@@ -1,7 +1,7 @@
 """Tokens a second of one decode step, sparse and dense, on this CPU.
 
   python -m benchmarks.decode [--sizes 162m 1b] [--sparsity 0 0.5 0.6 0.8 0.9]
-    [--batch 1 4 16] [--rounds 9] [--layers N] [--small]
+    [--batch 1 4 16] [--rounds 9] [--layers N] [--one_core] [--small]
 
 One step for a batch, each of whose rows has 64 tokens in its cache, at the
 widths of configs/c4_162m.py and c4_1b.py. Few layers and the head are timed, 3
@@ -16,14 +16,19 @@ numba dense: our engine and kernels with the dense weights; as these read each
 weight once and do little else, they are the floor that memory sets.
 sparse: our engine and kernels with the bitmap and the kept values.
 
+--one_core is for a machine on which other work is running: it binds the process
+to one core, and counts the time that it has the core, in place of all time.
+
 --small is a quick try: one layer of the 162M model, batch 1, 80 %.
 """
 
 import argparse
 import functools
+import os
 import pathlib
 import statistics
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Mapping
 
@@ -292,7 +297,9 @@ def print_sizes(sizes, sparsities) -> None:
   print()
 
 
-def measure(size: str, layers: int, batches, sparsities, rounds: int) -> None:
+def measure(
+  size: str, layers: int, batches, sparsities, rounds: int, clock
+) -> None:
   whole = llama_config(size)
   config = {**whole, 'num_hidden_layers': layers}
   share = n_linear(whole, whole['num_hidden_layers'])
@@ -309,7 +316,7 @@ def measure(size: str, layers: int, batches, sparsities, rounds: int) -> None:
     for sparsity in sparsities:
       sparse = sparse_steps(weights, config, batch, sparsity)
       check_agreement(sparse, 'scipy CSR')
-      seconds = interleaved(dense | sparse, rounds)
+      seconds = interleaved(dense | sparse, rounds, clock)
       for name in sorted(seconds, key=lambda n: statistics.median(seconds[n])):
         times = seconds[name]
         print(
@@ -333,16 +340,23 @@ def main() -> None:
   parser.add_argument('--batch', nargs='+', type=int, default=[1, 4, 16])
   parser.add_argument('--rounds', type=int, default=9)
   parser.add_argument('--layers', type=int, help='timed, of each size')
+  parser.add_argument('--one_core', action='store_true')
   parser.add_argument('--small', action='store_true')
   args = parser.parse_args()
   if args.small:
     args.sizes, args.layers = ['162m'], 1
     args.sparsity, args.batch = [0.8], [1]
+  clock = time.perf_counter
+  if args.one_core:
+    # Before any library makes its threads.
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    os.environ['NUMBA_NUM_THREADS'] = '1'
+    clock = time.process_time
   print(choose_kernel().describe(), end='\n\n')
   print_sizes(args.sizes, args.sparsity)
   for size in args.sizes:
     layers = args.layers or TIMED_LAYERS[size]
-    measure(size, layers, args.batch, args.sparsity, args.rounds)
+    measure(size, layers, args.batch, args.sparsity, args.rounds, clock)
 
 
 if __name__ == '__main__':

@@ -156,7 +156,7 @@ class SparseEngine:
     hidden[:n] = self._embedding[tokens]
     w = self._weights
     w.jit.run_layers(
-      *(w.marker, w.memory, w.table, w.offsets, w.blocks),
+      *(w.marker, w.memory, w.table, w.offsets, w.n_parts),
       *(self._norms, self._eps, hidden, rows, positions),
       *(self._sin, self._cos, self._keys, self._values, self._n_heads),
     )

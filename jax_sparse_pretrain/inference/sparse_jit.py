@@ -207,7 +207,7 @@ def _multiply_rows(
 
 
 @_compiled(parallel=True)
-def multiply(tables, memory, weights, first, last, offsets, least_blocks, x, y):
+def multiply(tables, memory, weights, first, last, offsets, n_parts, x, y):
   """Products of weights first..last - 1 with the same input, side by side.
 
   Args:
@@ -217,29 +217,25 @@ def multiply(tables, memory, weights, first, last, offsets, least_blocks, x, y):
       n_in, n_out, start in offsets).
     first, last: which of them.
     offsets: int64[:], values before each row of the sparse ones.
-    least_blocks: into how many blocks of rows to divide the work, or more.
+    n_parts: into how many to divide the work, one for each thread.
     x: float32[groups, batch, lanes], packed.
     y: float32[batch, sum of n_out], where to write.
   """
   n_rows = 0
   for i in range(first, last):
     n_rows += weights[i, 4]
-  size = min(max(n_rows // least_blocks // 4 * 4, 8), 64)
-  n_blocks = 0
-  for i in range(first, last):
-    n_blocks += (weights[i, 4] + size - 1) // size
-  for block in prange(n_blocks):
-    i, at, begin = first, 0, block * size
-    while begin >= (weights[i, 4] + size - 1) // size * size:
-      begin -= (weights[i, 4] + size - 1) // size * size
+  for part in prange(n_parts):
+    begin, end = n_rows * part // n_parts, n_rows * (part + 1) // n_parts
+    at = 0  # rows of the weights before
+    for i in range(first, last):
+      weight = (weights[i, 0], weights[i, 1], weights[i, 2], weights[i, 3])
+      own_begin, own_end = max(begin - at, 0), min(end - at, weights[i, 4])
+      if own_begin < own_end:
+        _multiply_rows(
+          *(tables, memory, weight, offsets, weights[i, 5]),
+          *(own_begin, own_end, x, y, at),
+        )
       at += weights[i, 4]
-      i += 1
-    weight = (weights[i, 0], weights[i, 1], weights[i, 2], weights[i, 3])
-    end = min(begin + size, weights[i, 4])
-    _multiply_rows(
-      *(tables, memory, weight, offsets, weights[i, 5], begin, end),
-      *(x, y, at),
-    )
 
 
 @_compiled()
@@ -366,7 +362,7 @@ def run_layers(
   memory,
   weights,
   offsets,
-  least_blocks,
+  n_parts,
   norms,
   eps,
   hidden,
@@ -386,7 +382,7 @@ def run_layers(
     weights: int64[7 layers, 6], as `multiply` takes them: query, key, value,
       out, gate, up, down.
     offsets: int64[:].
-    least_blocks: of each product.
+    n_parts: of each product.
     norms: float32[2 layers, D].
     eps: of the norms.
     hidden: float32[batch, D]; past the tokens it is padding.
@@ -408,13 +404,13 @@ def run_layers(
     at = 7 * layer
     args = tables, memory, weights
     _normalise(hidden, norms[2 * layer], eps, x)
-    multiply(*args, at, at + 3, offsets, least_blocks, x, qkv)
+    multiply(*args, at, at + 3, offsets, n_parts, x, qkv)
     _remember(qkv, n_heads, rows, positions, sin, cos, keys, values, layer)
     _attend(qkv, n_heads, rows, positions, keys, values, layer, x_mixed)
-    multiply(*args, at + 3, at + 4, offsets, least_blocks, x_mixed, y)
+    multiply(*args, at + 3, at + 4, offsets, n_parts, x_mixed, y)
     _add(hidden, y)
     _normalise(hidden, norms[2 * layer + 1], eps, x)
-    multiply(*args, at + 4, at + 6, offsets, least_blocks, x, gate_up)
+    multiply(*args, at + 4, at + 6, offsets, n_parts, x, gate_up)
     _gate(gate_up, x_inner)
-    multiply(*args, at + 6, at + 7, offsets, least_blocks, x_inner, y)
+    multiply(*args, at + 6, at + 7, offsets, n_parts, x_inner, y)
     _add(hidden, y)

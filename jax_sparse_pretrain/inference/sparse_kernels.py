@@ -206,12 +206,12 @@ class Weights:
   ) -> None:
     """Writes the products of some tensors with a packed x, side by side."""
     args = self.marker, self.memory, self.table
-    self.jit.multiply(*args, first, last, self.offsets, self.blocks, x, y)
+    self.jit.multiply(*args, first, last, self.offsets, self.n_parts, x, y)
 
   @property
-  def blocks(self) -> int:
-    """Into how many blocks of rows to divide a product, or more."""
-    return 2 * self.jit.numba.get_num_threads()
+  def n_parts(self) -> int:
+    """Into how many parts to divide a product."""
+    return self.jit.numba.get_num_threads()
 
 
 def _aligned(n_bytes: int) -> np.ndarray:

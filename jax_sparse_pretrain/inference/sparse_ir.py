@@ -23,7 +23,6 @@ import numpy as np
 from llvmlite import ir
 
 DENSE_F32, DENSE_BF16, SPARSE_F32, SPARSE_BF16 = range(4)
-PAST_END = 64  # bytes past a value that may be read
 
 _I1, _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 _F32 = ir.FloatType()

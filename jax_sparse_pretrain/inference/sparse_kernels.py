@@ -135,40 +135,42 @@ class Weights:
     self.kernel = choose_kernel(kernel)
     self.names = list(names)
     self.marker = self._marker()
-    places: list[tuple[int, Callable[[], np.ndarray]]] = []
-    rows, offsets, end, n_offsets = [], [np.zeros(0, np.int64)], 0, 0
-
-    def place(read: Callable[[], np.ndarray], n_bytes: int) -> int:
-      nonlocal end
-      start = -(-end // 64) * 64
-      places.append((start, read))
-      end = start + n_bytes
-      return start
-
+    self._places: list[tuple[int, Callable[[], np.ndarray]]] = []
+    self._end = 0
+    rows, counts = [], [np.zeros(0, np.int64)]
     for name in self.names:
-      n_out, n_in = file.shape(name)
-      sparse = file.is_sparse(name) and self.kernel.name != 'dense'
-      is_narrow = file.values(name).dtype == DTYPES['bfloat16']
-      if sparse:
-        bitmap, values = file.bitmap(name), file.values(name)
-        counts = np.bitwise_count(bitmap).sum(axis=1, dtype=np.int64)
-        offsets.append(np.cumsum(counts) - counts)
-        at_bitmap = place(lambda b=bitmap: b, bitmap.nbytes)
-        at_values = place(lambda v=values: v, values.nbytes)
-      else:
-        at_bitmap = 0
-        at_values = place(
-          lambda n=name: file.dense(n), n_out * n_in * (2 if is_narrow else 4)
-        )
-      kind = 2 * sparse + is_narrow
-      rows.append((kind, at_values, at_bitmap, n_in, n_out, n_offsets))
-      n_offsets += n_out if sparse else 0
+      row, of_rows = self._place(file, name)
+      rows.append((*row, sum(map(len, counts))))
+      counts.append(of_rows)
     self.table = np.array(rows, np.int64).reshape(-1, 6)
-    self.offsets = np.concatenate(offsets)
-    self.memory = _aligned(end + PAST_END)
-    for start, read in places:
+    self.offsets = np.concatenate([np.cumsum(n) - n for n in counts])
+    self.memory = _aligned(self._end + PAST_END)
+    for start, read in self._places:
       raw = np.ascontiguousarray(read()).reshape(-1).view(np.uint8)
       self.memory[start : start + raw.size] = raw
+    self._places.clear()  # and with it what was read
+
+  def _place(self, file: SparseFile, name: str):
+    """Finds room for a tensor: its row of the table, and values of each row."""
+    n_out, n_in = file.shape(name)
+    values = file.values(name)
+    is_narrow = values.dtype == DTYPES['bfloat16']
+    if not file.is_sparse(name) or self.kernel.name == 'dense':
+      n_bytes = n_out * n_in * values.dtype.itemsize
+      start = self._reserve(n_bytes, lambda: file.dense(name))
+      row = int(is_narrow), start, 0, n_in, n_out
+      return row, np.zeros(0, np.int64)
+    bitmap = file.bitmap(name)
+    at_bitmap = self._reserve(bitmap.nbytes, lambda: bitmap)
+    at_values = self._reserve(values.nbytes, lambda: values)
+    row = 2 + int(is_narrow), at_values, at_bitmap, n_in, n_out
+    return row, np.bitwise_count(bitmap).sum(axis=1, dtype=np.int64)
+
+  def _reserve(self, n_bytes: int, read: Callable[[], np.ndarray]) -> int:
+    start = -(-self._end // 64) * 64
+    self._places.append((start, read))
+    self._end = start + n_bytes
+    return start
 
   def _marker(self) -> np.ndarray:
     if self.kernel.name == 'avx2':

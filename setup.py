@@ -13,6 +13,7 @@ JAX = 'jax>=0.8,<0.13'
 GCS = 'etils[epath-gcs]>=1.9'
 PREPARE = ['pyarrow>=18', 'zstandard>=0.22']
 DATASETS = 'datasets>=3'
+SPARSE = ['numba>=0.60']
 
 # Folders beside the package in a clone, inside it in a wheel. They are found
 # by `jax_sparse_pretrain/shipped.py`.
@@ -65,6 +66,7 @@ setup(
     'numpy>=2.0',
     'optax>=0.2.6,<0.3',
     'orbax-checkpoint>=0.11.28,<0.13',
+    'safetensors>=0.4.3',
     'scipy>=1.13',
     'sentencepiece>=0.2',
     'tensorboardX>=2.6',
@@ -83,6 +85,8 @@ setup(
     'tpu': [JAX.replace('jax', 'jax[tpu]', 1)],
     # To see in `pytest` that exported models are what others read.
     'hf': ['lm_eval>=0.4.9', 'torch>=2.6', 'transformers>=4.50'],
+    # To decode from a sparse file on a CPU.
+    'sparse': SPARSE,
     'wandb': ['wandb'],
     # On no package index; this is its last commit (April 2024).
     'jaxpruner': [
@@ -100,6 +104,7 @@ setup(
     'test': [
       GCS,
       *PREPARE,
+      *SPARSE,
       DATASETS,
       'gcp-storage-emulator',
       'ipykernel>=6.29',

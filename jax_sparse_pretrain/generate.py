@@ -4,12 +4,14 @@ Exit status: 0 done, 1 the checkpoint cannot be read, 2 bad input.
 """
 
 import argparse
+import importlib.util
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from jax_sparse_pretrain import command_line
 from jax_sparse_pretrain.config import ConfigError
+from jax_sparse_pretrain.inference import model_directory
 
 _SAMPLING = (
   ('--max_tokens', int, None, 'default: as many as the context still holds'),
@@ -57,22 +59,28 @@ def _parser() -> argparse.ArgumentParser:
     choices=('auto', 'jax', 'sparse'),
     default='auto',
     help='sparse: straight from the bits and values of a sparse export, on the '
-    'CPU; auto: sparse for such an export where the CPU serves, else jax',
+    'CPU; needs Numba. auto: that for such an export, if there is no other '
+    'device; else jax',
   )
   return parser
 
 
 def _generate(args: argparse.Namespace) -> None:
+  # Imported here, so that --help and bad arguments answer at once.
   from jax_sparse_pretrain.inference import generation, language_model
 
   prompts = args.prompt + _lines(args.prompt_file)
   if not prompts:
     raise ConfigError('--prompt: must be given, or --prompt_file')
-  model = language_model.load_model(
-    args.model, args.step, compute_dtype=args.compute_dtype
-  )
   names = [name.removeprefix('--') for name, *_ in _SAMPLING]
   options = {name: getattr(args, name) for name in names}
+  if _is_for_sparse_engine(args):
+    model = language_model.without_weights(args.model)
+    options['engine'] = 'sparse'
+  else:
+    model = language_model.load_model(
+      args.model, args.step, compute_dtype=args.compute_dtype
+    )
   if len(prompts) * args.samples > 1:
     written = generation.generate(model, prompts, **options)
     for index, text in enumerate(written):
@@ -84,6 +92,18 @@ def _generate(args: argparse.Namespace) -> None:
   sys.stdout.flush()
   generation.generate(model, prompts, on_text=_write, **options)
   print()
+
+
+def _is_for_sparse_engine(args: argparse.Namespace) -> bool:
+  """Whether the sparse engine is asked for, or serves best."""
+  if args.engine != 'auto':
+    return args.engine == 'sparse'
+  if args.compute_dtype or not model_directory.is_sparse(args.model):
+    return False
+  import jax
+
+  is_here = importlib.util.find_spec('numba') is not None
+  return is_here and jax.default_backend() == 'cpu'
 
 
 def _write(index: int, text: str) -> None:

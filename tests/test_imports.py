@@ -71,6 +71,7 @@ ALLOWED = {
     'text',
     'training',
   },
+  'inference': {'inference', 'schema'},
   'compile_ahead': {
     'compile_ahead',
     'config',
@@ -146,6 +147,11 @@ NO_JAX = (
   'analysis',
   'model/counts.py',
   'compile_ahead/hlo',
+  'inference/sparse_file.py',
+  'inference/sparse_ir.py',
+  'inference/sparse_jit.py',
+  'inference/sparse_kernels.py',
+  'inference/sparse_engine.py',
 )
 
 

@@ -111,7 +111,7 @@ def generate(
   top_p: float = 1.0,
   seed: int = 0,
   samples: int = 1,
-  engine: Engine | None = None,
+  engine: Engine | str = 'jax',
   on_text: Callable[[int, str], None] | None = None,
 ) -> list[str]:
   """What the model writes after each prompt, up to the end of the text.
@@ -129,7 +129,8 @@ def generate(
       probability.
     seed: of the samples.
     samples: texts for each prompt.
-    engine: what decodes; by default `DecoderEngine`.
+    engine: what decodes: 'jax', 'sparse' for a sparse export on a CPU, or any
+      engine.
     on_text: called with (index of a text, what has been added to it) as soon
       as there is something.
 
@@ -157,7 +158,8 @@ def generate(
   tokens = np.zeros((len(texts), longest), np.int32)
   for row, text in zip(tokens, texts, strict=True):
     row[: len(text.ids)] = text.ids
-  engine = engine or DecoderEngine(model)
+  if isinstance(engine, str):
+    engine = open_engine(engine, model)
   engine.reset(len(texts), longest + max_tokens)
   logits = engine.prefill(tokens, lengths)
   for i in range(max_tokens):
@@ -175,6 +177,27 @@ def generate(
       break
     logits = engine.step(chosen)
   return [text.written for text in texts]
+
+
+def open_engine(name: str, model: LanguageModel) -> Engine:
+  """The engine of a name, 'jax' or 'sparse'.
+
+  Raises:
+    ConfigError: if it does not serve this model, or is not installed.
+  """
+  if name == 'jax':
+    return DecoderEngine(model)
+  if name != 'sparse':
+    raise ConfigError(f"engine = {name!r}: must be 'jax' or 'sparse'")
+  from jax_sparse_pretrain.inference import sparse_engine
+
+  directory = model.directory
+  if directory is None or not directory.is_sparse:
+    raise ConfigError(
+      'engine = sparse: needs a directory that export has made with '
+      '--format=sparse'
+    )
+  return sparse_engine.SparseEngine(directory.sparse_file, directory.values)
 
 
 def _check(max_tokens, temperature, top_k, top_p, samples) -> None:

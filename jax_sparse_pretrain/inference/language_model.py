@@ -35,6 +35,7 @@ class LanguageModel:
     run: what the run's `config.json` holds; None for a model that is not in a
       workdir.
     step: finished steps of the checkpoint; None likewise.
+    directory: that of Hugging Face, if it is from one.
   """
 
   config: config_lib.Model
@@ -43,6 +44,7 @@ class LanguageModel:
   tokenizer: tokenizers.Tokenizer | None
   run: Mapping[str, Any] | None = None
   step: int | None = None
+  directory: model_directory.ModelDirectory | None = None
 
   def logits(self, tokens: Any) -> jax.Array:
     """Next-token logits float32[B, L, V] of token ids, int[B, L]."""
@@ -133,6 +135,18 @@ def load_model(
   return dataclasses.replace(model, config=sizes)
 
 
+def without_weights(path: str | os.PathLike) -> LanguageModel:
+  """A directory of Hugging Face, for an engine that reads the weights itself.
+
+  Raises:
+    ConfigError: if it is none.
+  """
+  directory = model_directory.ModelDirectory(path)
+  return LanguageModel(
+    directory.model, None, None, directory.tokenizer(), directory=directory
+  )
+
+
 def _of_directory(directory: model_directory.ModelDirectory) -> LanguageModel:
   directory.check()
   # One copy: each leaf goes to the device before the next one is read.
@@ -148,6 +162,7 @@ def _of_directory(directory: model_directory.ModelDirectory) -> LanguageModel:
     llama.as_tree(params),
     masks or None,
     directory.tokenizer(),
+    directory=directory,
   )
 
 

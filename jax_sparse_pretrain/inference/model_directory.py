@@ -33,6 +33,11 @@ def is_model_directory(path: pathlib.Path) -> bool:
   return any((path / name).exists() for name in (INDEX, WEIGHTS, SPARSE))
 
 
+def is_sparse(path: str | os.PathLike) -> bool:
+  """Whether a directory holds its weights as a bitmap and values."""
+  return (storage.as_path(path) / SPARSE).exists()
+
+
 class ModelDirectory:
   """A directory that is read when asked; one in a bucket is copied here first.
 
@@ -96,7 +101,7 @@ class ModelDirectory:
   @property
   def is_sparse(self) -> bool:
     """Whether the weights are a bitmap and values."""
-    return (self.path / SPARSE).exists()
+    return is_sparse(self.path)
 
   def check(self) -> None:
     """Whether the tensors are those of the model, no more and no less.

@@ -87,11 +87,15 @@ def _generate(args: argparse.Namespace) -> None:
       print(f'{"" if not index else chr(10)}--- {index + 1} ---')
       print(prompts[index // args.samples] + text)
     return
-  # As it comes.
-  sys.stdout.write(prompts[0])
-  sys.stdout.flush()
-  generation.generate(model, prompts, on_text=_write, **options)
-  print()
+  before = [prompts[0]]  # Written once it is clear that there is a model.
+
+  def write(index: int, text: str) -> None:
+    del index
+    sys.stdout.write((before.pop() if before else '') + text)
+    sys.stdout.flush()
+
+  generation.generate(model, prompts, on_text=write, **options)
+  print(*before)
 
 
 def _is_for_sparse_engine(args: argparse.Namespace) -> bool:
@@ -104,12 +108,6 @@ def _is_for_sparse_engine(args: argparse.Namespace) -> bool:
 
   is_here = importlib.util.find_spec('numba') is not None
   return is_here and jax.default_backend() == 'cpu'
-
-
-def _write(index: int, text: str) -> None:
-  del index
-  sys.stdout.write(text)
-  sys.stdout.flush()
 
 
 def _lines(name: str | None) -> list[str]:

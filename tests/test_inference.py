@@ -124,6 +124,7 @@ def test_a_run_keeps_its_tokenizer(kind, folder, tmp_path):
       input=','.join(map(str, folder.iterdir())),
       model_prefix=str(tmp_path / 'spm'),
       vocab_size=300,
+      character_coverage=1.0,
       hard_vocab_limit=False,
       minloglevel=2,
     )
@@ -151,7 +152,8 @@ def likeliest(model, prompt, n):
   """Greedy text by whole forward passes."""
   ids = model.encode(prompt).tolist()
   for _ in range(n):
-    token = int(np.argmax(np.asarray(model.logits([ids]))[0, -1]))
+    padded = ids + [0] * (32 - len(ids))  # One shape, so one program.
+    token = int(np.argmax(model.logits([padded])[0, len(ids) - 1]))
     if token == model.tokenizer.eos_id:
       break
     ids.append(token)

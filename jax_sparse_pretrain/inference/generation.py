@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_sparse_pretrain.config import ConfigError
-from jax_sparse_pretrain.data.tokenizers import Tokenizer
 from jax_sparse_pretrain.inference.language_model import LanguageModel
 from jax_sparse_pretrain.model.decoder import Decoder, empty_cache
 
@@ -140,9 +139,9 @@ def generate(
   Raises:
     ConfigError: for an argument out of range, or a model without tokenizer.
   """
-  _check(max_tokens or 1, temperature, top_k, top_p, samples)
-  tokenizer = model.needs_tokenizer()
-  texts = [Text(model, tokenizer, p) for p in prompts for _ in range(samples)]
+  n_tokens = 1 if max_tokens is None else max_tokens
+  _check(n_tokens, temperature, top_k, top_p, samples)
+  texts = [Text(model, p) for p in prompts for _ in range(samples)]
   if not texts:
     return []
   longest = max(len(text.ids) for text in texts)
@@ -258,12 +257,12 @@ class Text:
     has_ended: whether the model has closed the document.
   """
 
-  def __init__(self, model: LanguageModel, tokenizer: Tokenizer, prompt: str):
-    self._tokenizer = tokenizer
+  def __init__(self, model: LanguageModel, prompt: str):
+    self._tokenizer = model.needs_tokenizer()
     self.ids = model.encode(prompt).tolist()
     if not self.ids:  # As after the end of another document.
-      self.ids = [tokenizer.eos_id]
-    self._prompt = tokenizer.decode(self.ids)
+      self.ids = [self._tokenizer.eos_id]
+    self._prompt = self._tokenizer.decode(self.ids)
     self.written, self.has_ended = '', False
 
   def add(self, token: int, is_last: bool) -> str:

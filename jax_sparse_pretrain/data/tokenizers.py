@@ -338,3 +338,60 @@ def identity(tokenizer: Tokenizer) -> dict[str, Any]:
     'bos_id': tokenizer.bos_id,
     'eos_id': tokenizer.eos_id,
   }
+
+
+def from_identity(stored: dict[str, Any], model: bytes) -> Tokenizer:
+  """The tokenizer whose `identity` a run has stored.
+
+  Args:
+    stored: what `identity` gave.
+    model: the content of its file; empty for bytes.
+
+  Raises:
+    ConfigError: if this is not the file, or it does not give these ids.
+  """
+  kind = stored['kind']
+  if hashlib.sha256(model).hexdigest() != stored['sha256']:
+    raise config.ConfigError(
+      f'the {kind} tokenizer is not the file that the run was trained with '
+      f'(sha256 {stored["sha256"]})'
+    )
+  # The names that were given are not stored; by default there were none.
+  for names in ([], _boundary_names(stored, model)):
+    try:
+      tokenizer = from_model(kind, model, *names)
+    except ValueError:
+      continue
+    if identity(tokenizer) == stored:
+      return tokenizer
+  raise config.ConfigError(
+    f'the {kind} tokenizer does not have the boundary tokens of the run, '
+    f'{stored["bos_id"]} and {stored["eos_id"]}'
+  )
+
+
+def _boundary_names(stored: dict[str, Any], model: bytes) -> list[str]:
+  """The names of the boundary tokens; '' for one that is not there."""
+  ids = stored['bos_id'], stored['eos_id']
+  if stored['kind'] == 'sentencepiece':
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    name_of = processor.id_to_piece
+    n_ids = processor.vocab_size()
+  elif stored['kind'] == 'huggingface':
+    import tokenizers
+
+    name_of = tokenizers.Tokenizer.from_str(model.decode()).id_to_token
+    n_ids = stored['vocab_size']
+  else:
+    return []
+  return [
+    (name_of(i) or '') if i is not None and 0 <= i < n_ids else '' for i in ids
+  ]
+
+
+def file_name(kind: str) -> str | None:
+  """The name under which a run keeps its tokenizer's file; None for bytes."""
+  names = {'huggingface': 'tokenizer.json', 'sentencepiece': 'tokenizer.model'}
+  return names.get(kind)

@@ -35,6 +35,7 @@ ALLOWED = {
   'model': {'config', 'model'},
   'pruning': {'pruning', 'schedule'},
   'data': {'config', 'data', 'schema', 'storage', 'text'},
+  'inference': {'data', 'inference', 'schema'},
   'prepare': {
     'analysis',
     'command_line',

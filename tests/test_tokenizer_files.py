@@ -9,6 +9,7 @@ import itertools
 import json
 import pathlib
 import random
+import unicodedata
 
 import pytest
 import sentencepiece
@@ -21,7 +22,7 @@ from jax_sparse_pretrain.inference import charsmap, tokenizer_files
 
 SOURCES = [
   pathlib.Path(module.__file__).read_text()
-  for module in (json, random, pathlib, itertools.count and hashlib)
+  for module in (json, random, pathlib, hashlib)
 ]
 LINES = [line for source in SOURCES for line in source.splitlines()]
 SCRIPTS = [
@@ -37,6 +38,7 @@ ACCENTS = [
   'o\u0301\u0323 a\u0327\u0301 \xf3\u0323 \xea\u0301',
   'か\u3099 ｶﾞ ﾊﾟ \u1112\u1161\u11ab \u1100\u1161',
   'ש\u05bc\u05c1\u05b8 ب\u0651\u0650',
+  'Ȕ\u0e33 กำ น้ำ u\x12\u0308 W\u0344 \x01\u0301',
   'ℓ\u0301 ²\u0301 ½\ufe0f ™\ufe0f \u0301a \r\n\r\n',
 ]
 BLANKS = ['', ' ', '    ', ' a', 'a ', '  a  b  ', '\n\n\t\n', '\t\tx = 1\n']
@@ -129,8 +131,9 @@ def spells(text, *names):
 
 
 def assert_same(reader, tokenizer, texts=TEXTS):
-  ends = reader.all_special_tokens
-  texts = [text for text in texts if not spells(text, *ends)]
+  added = reader.added_tokens_decoder.values()
+  special = [token.content for token in added if token.special]
+  texts = [text for text in texts if not spells(text, *special)]
   expected = [ids.tolist() for ids in tokenizer.encode(texts)]
   given = reader(texts, add_special_tokens=False)['input_ids']
   for text, a, b in zip(texts, given, expected, strict=True):
@@ -176,6 +179,10 @@ def test_bytes(tmp_path):
       model_type='unigram',
       user_defined_symbols=['<sep>', '==', 'def ', 'e', 'ab'],
       remove_extra_whitespaces=False,
+    ),
+    dict(
+      normalization_rule_name='nmt_nfkc',
+      user_defined_symbols=['ﬁ', '①', 'e', '\t'],
     ),
     dict(treat_whitespace_as_suffix=True),
     dict(
@@ -225,26 +232,35 @@ def test_sentencepiece_with_many_options(tmp_path, options):
   tokenizer = tokenizer_of(**options)
   reader = opened(tmp_path, tokenizer)
   texts = [*TEXTS, *LINES, *random_texts(2000, seed=1)]
+  ours, theirs = both_normalizers(tokenizer.model)
   # See `charsmap.normalizers_of`.
-  known = 'ﬁ', '\u0345', 'Ǆ', 'Ǉ', 'Ŀ', 'ŉ'
-  has_rules = options['normalization_rule_name'] != 'identity'
-  assert_same(
-    reader,
-    tokenizer,
-    [t for t in texts if not (has_rules and spells(t, *known))],
+  known = {t for t in texts if ours.normalize_str(t) != theirs.normalize(t)}
+  assert len(known) <= 8 and all(has_accent(text) for text in known)
+  assert_same(reader, tokenizer, [t for t in texts if t not in known])
+
+
+def has_accent(text):
+  return any(unicodedata.category(i) == 'Mn' for i in text)
+
+
+def both_normalizers(model):
+  """Of the characters only: ours and SentencePiece's."""
+  spec = sentencepiece_model_pb2.ModelProto.FromString(model).normalizer_spec
+  rules = spec.precompiled_charsmap
+  steps = charsmap.normalizers_of(rules) if rules else []
+  theirs = sentencepiece.SentencePieceNormalizer(
+    model_proto=model,
+    add_dummy_prefix=False,
+    remove_extra_whitespaces=False,
+    escape_whitespaces=False,
   )
+  return hf.normalizers.Sequence([*steps]), theirs
 
 
+@pytest.mark.fast(1)
 @pytest.mark.parametrize('rule', ['nmt_nfkc', 'nmt_nfkc_cf'])
 def test_rules_for_characters_are_those_of_sentencepiece(rule):
-  model = train(normalization_rule_name=rule, add_dummy_prefix=False)
-  proto = sentencepiece_model_pb2.ModelProto.FromString(model)
-  spec = proto.normalizer_spec
-  steps = charsmap.normalizers_of(spec.precompiled_charsmap)
-  ours = hf.normalizers.Sequence([*steps])
-  theirs = sentencepiece.SentencePieceNormalizer(
-    model_proto=model, remove_extra_whitespaces=False, escape_whitespaces=False
-  )
+  ours, theirs = both_normalizers(train(normalization_rule_name=rule))
   for text in [*TEXTS, *random_texts(2000, seed=2)]:
     if not spells(text, 'ﬁ', '\u0345'):
       assert ours.normalize_str(text) == theirs.normalize(text), ascii(text)
@@ -262,6 +278,26 @@ def test_every_merge_is_ranked_by_score():
   made = tokenizer_files._made(tokenizer)
   given = [e.ids for e in made.encode_batch(LINES, add_special_tokens=False)]
   assert given == [ids.tolist() for ids in tokenizer.encode(LINES)]
+
+
+@pytest.mark.parametrize('bonus', [0.05, 0.15])
+def test_a_symbol_of_a_unigram_is_worth_as_much_as_in_sentencepiece(bonus):
+  model = train('unigram', user_defined_symbols=['qz'])
+  proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+  (x,) = (piece.score for piece in proto.pieces if piece.piece == 'x')
+  proto.pieces.add(piece='qzx', score=x + bonus)
+  tokenizer = tokenizers.from_model('sentencepiece', proto.SerializeToString())
+  tokenizer_files.tokenizer_files(tokenizer, 64, ['qzx', 'a qzxx'])
+
+
+def test_ways_of_equal_score_are_not_a_difference():
+  tokenizer = tokenizer_of('unigram', remove_extra_whitespaces=False)
+  made = tokenizer_files._made(tokenizer)
+  texts = [a + c * n for a in 'ab' for c in '0\'"-=# ' for n in range(2, 60)]
+  given = made.encode_batch(texts, add_special_tokens=False)
+  ours = tokenizer.encode(texts)
+  assert any(a.ids != b.tolist() for a, b in zip(given, ours, strict=True))
+  tokenizer_files.tokenizer_files(tokenizer, 64, texts)
 
 
 def test_a_model_of_whole_words_is_refused():
@@ -334,9 +370,9 @@ def test_huggingface_with_boundaries_that_are_named(tmp_path):
   assert (reader.bos_token, reader.eos_token) == ('[A]', '[B]')
 
 
+@pytest.mark.fast(2)
 @pytest.mark.parametrize('make', [huggingface, tokenizer_of, None])
-@pytest.mark.parametrize('model_type', ['llama', 'gpt_neox', 'qwen2'])
-@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('model_type', ['llama', 'gpt_neox', 'gpt2', 'mistral'])
 def test_the_class_of_a_model_does_not_replace_it(tmp_path, model_type, make):
   transformers = pytest.importorskip('transformers')
   tokenizer = make() if make else tokenizers.ByteTokenizer()
@@ -375,7 +411,10 @@ def test_a_tokenizer_is_made_again_from_its_identity(make):
 def test_an_identity_that_does_not_fit_is_refused(make, change):
   tokenizer = make()
   stored = {**tokenizers.identity(tokenizer), **change}
-  with pytest.raises(config.ConfigError, match=f'the {tokenizer.kind} token'):
+  with pytest.raises(
+    config.ConfigError,
+    match='not the file' if 'sha256' in change else 'does not have',
+  ):
     tokenizers.from_identity(stored, tokenizer.model)
 
 

@@ -376,7 +376,8 @@ def with_boundaries(
     if (tokenizer.bos_id, tokenizer.eos_id) == (bos_id, eos_id):
       return tokenizer
   raise config.ConfigError(
-    f'the {kind} tokenizer has no boundary tokens {bos_id} and {eos_id}'
+    f'the {kind} tokenizer does not have the boundary tokens of the model, '
+    f'{bos_id} and {eos_id}'
   )
 
 
@@ -388,8 +389,7 @@ def _boundary_names(
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    name_of = processor.id_to_piece
-    n_ids = processor.vocab_size()
+    name_of, n_ids = processor.id_to_piece, processor.vocab_size()
   elif kind == 'huggingface':
     import tokenizers
 

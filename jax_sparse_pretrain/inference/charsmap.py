@@ -15,8 +15,12 @@ from jax_sparse_pretrain import schema
 _APART, _BETWEEN = '\ufdd0', '\ufdd1'
 # `Precompiled` looks up what a reader sees as one character by the first rule
 # that begins it and drops the rest: 'E' and an accent become 'e' where 'E' has
-# a rule. Before these, characters are kept apart.
-_JOINING = r'(?=[\p{M}\p{Cf}\x{FF9E}\x{FF9F}\x{1F3FB}-\x{1F3FF}])|(?<=\r)(?=\n)'
+# a rule. Before these, characters are kept apart. So are those around a control
+# character, which a rule may remove: what is left must not be composed.
+_JOINING = (
+  r'(?=[\p{M}\p{Cf}\x{E33}\x{EB3}\x{FF9E}\x{FF9F}\x{1F3FB}-\x{1F3FF}])'
+  r'|(?=[\p{Cc}&&[^\t\n\r]])|(?<=\r)(?=\n)'
+)
 # Compositions that the Unicode version of tokenizers may not know.
 _MOST_LEFT = 100
 
@@ -28,9 +32,11 @@ def normalizers_of(charsmap: bytes) -> tuple[normalizers.Normalizer, ...]:
   Rules for one character are looked up in the map. Those for several compose
   letters with accents, as NFC does; it is let see only those that have a rule,
   since SentencePiece neither composes others nor puts accents in order. What
-  NFC lacks is replaced rule by rule. Two differences remain: an accent after
-  a ligature is composed with its last letter; and where case is folded, a
-  Greek iota subscript written by itself does not become part of its letter.
+  NFC lacks is replaced rule by rule. Rare differences remain, all for accents
+  that are written by themselves: one is composed with the last letter of a
+  ligature, or of a character that stands for two accents; where case is folded,
+  with a capital that only its small letter has a form for, as 'W' with a ring;
+  and there a Greek iota subscript does not become part of its letter.
 
   Raises:
     ConfigError: for rules of another kind.
@@ -74,13 +80,15 @@ def _composing(rules, spelled) -> list[normalizers.Normalizer]:
       letters[accents].add(letter)
   if not letters:
     return []
-  near = '|'.join(
-    f'(?<=[{"".join(sorted(letters[accents]))}]'
-    f'{"".join(_APART + i for i in accents[:-1])})'
-    f'{_APART}(?={accents[-1]})'
-    for accents in sorted(letters)
-  )
-  return [normalizers.Replace(Regex(near), ''), normalizers.NFC()]
+  # The last of the accents stands alone; or all of them were one character.
+  near = []
+  for accents in sorted(letters):
+    letter = f'[{"".join(sorted(letters[accents]))}]'
+    before = ''.join(_APART + accent for accent in accents[:-1])
+    near.append(f'(?<={letter}{before}){_APART}(?={accents[-1]}(?!\\p{{M}}))')
+    if before:
+      near.append(f'(?<={letter}){_APART}(?={accents}(?!\\p{{M}}))')
+  return [normalizers.Replace(Regex('|'.join(near)), ''), normalizers.NFC()]
 
 
 def _has_accent(text: str) -> bool:

@@ -73,6 +73,9 @@ def tokenizer_files(
   - Some accents: see `charsmap.normalizers_of`; and the private characters
     from U+F0000 on, which stand for the user-defined symbols of SentencePiece.
 
+  A config.json beside them must not name a model type for which transformers 5
+  replaces every tokenizer by its own, as it does for qwen2; llama is none.
+
   Args:
     tokenizer: that of the training.
     context_length: tokens that the model can read.

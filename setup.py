@@ -67,6 +67,7 @@ setup(
     'optax>=0.2.6,<0.3',
     'orbax-checkpoint>=0.11.28,<0.13',
     'safetensors>=0.4.3',
+    'protobuf',  # sentencepiece's own messages need it
     'scipy>=1.13',
     'sentencepiece>=0.2',
     'tensorboardX>=2.6',

@@ -40,12 +40,12 @@ import scipy.sparse
 
 from benchmarks.step import interleaved, ratio
 from jax_sparse_pretrain import command_line
-from jax_sparse_pretrain.inference.sparse_engine import SparseEngine
-from jax_sparse_pretrain.inference.sparse_file import (
+from jax_sparse_pretrain.huggingface.sparse_file import (
   read_sparse,
   relative_bytes,
   write_sparse,
 )
+from jax_sparse_pretrain.inference.sparse_engine import SparseEngine
 from jax_sparse_pretrain.inference.sparse_kernels import choose_kernel
 
 try:

@@ -31,7 +31,7 @@ def get_config(model: str = '') -> ConfigDict:
   config = ConfigDict(defaults())
   config.init_from = model
   if model:
-    from jax_sparse_pretrain.inference.model_directory import ModelDirectory
+    from jax_sparse_pretrain.huggingface.model_directory import ModelDirectory
 
     config.model.update(ModelDirectory(model).sizes)
     config.model.compute_dtype = 'bfloat16'

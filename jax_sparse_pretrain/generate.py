@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from jax_sparse_pretrain import command_line
 from jax_sparse_pretrain.config import ConfigError
-from jax_sparse_pretrain.inference import model_directory
+from jax_sparse_pretrain.huggingface import model_directory
 
 _SAMPLING = (
   ('--max_tokens', int, None, 'default: as many as the context still holds'),

@@ -13,7 +13,7 @@ import trained
 
 from jax_sparse_pretrain import ConfigError, export, export_model
 from jax_sparse_pretrain import data as data_lib
-from jax_sparse_pretrain.inference import llama
+from jax_sparse_pretrain.huggingface import llama
 from jax_sparse_pretrain.inference.language_model import load_model
 
 

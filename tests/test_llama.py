@@ -12,7 +12,8 @@ from flax import linen as nn
 
 from jax_sparse_pretrain import pruning
 from jax_sparse_pretrain.config import ConfigError, Model
-from jax_sparse_pretrain.inference import exporting, llama, model_directory
+from jax_sparse_pretrain.huggingface import llama, model_directory
+from jax_sparse_pretrain.inference import exporting
 from jax_sparse_pretrain.inference.language_model import (
   LanguageModel,
   load_model,

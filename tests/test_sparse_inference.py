@@ -9,15 +9,15 @@ import sys
 import numpy as np
 import pytest
 
-from jax_sparse_pretrain.inference.sparse_engine import (
-  SparseEngine,
-  rotary_frequencies,
-)
-from jax_sparse_pretrain.inference.sparse_file import (
+from jax_sparse_pretrain.huggingface.sparse_file import (
   DTYPES,
   read_sparse,
   relative_bytes,
   write_sparse,
+)
+from jax_sparse_pretrain.inference.sparse_engine import (
+  SparseEngine,
+  rotary_frequencies,
 )
 from jax_sparse_pretrain.inference.sparse_kernels import (
   OVERRIDE,

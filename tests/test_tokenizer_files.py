@@ -18,7 +18,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from jax_sparse_pretrain import config
 from jax_sparse_pretrain.data import tokenizers
-from jax_sparse_pretrain.inference import charsmap, tokenizer_files
+from jax_sparse_pretrain.huggingface import charsmap, tokenizer_files
 
 SOURCES = [
   pathlib.Path(module.__file__).read_text()
@@ -416,10 +416,3 @@ def test_an_identity_that_does_not_fit_is_refused(make, change):
     match='not the file' if 'sha256' in change else 'does not have',
   ):
     tokenizers.from_identity(stored, tokenizer.model)
-
-
-def test_names_of_kept_files():
-  assert tokenizers.file_name('bytes') is None
-  assert tokenizers.file_name('sentencepiece') == 'tokenizer.model'
-  assert tokenizers.file_name('huggingface') == 'tokenizer.json'
-  assert tokenizers.kind_of_file('tokenizer.model') == 'sentencepiece'

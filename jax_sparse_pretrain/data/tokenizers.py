@@ -356,7 +356,14 @@ def from_identity(stored: dict[str, Any], model: bytes) -> Tokenizer:
       f'the {kind} tokenizer is not the file that the run was trained with '
       f'(sha256 {stored["sha256"]})'
     )
-  return with_boundaries(kind, model, stored['bos_id'], stored['eos_id'])
+  ids = stored['bos_id'], stored['eos_id']
+  tokenizer = with_boundaries(kind, model, *ids)
+  if identity(tokenizer) != stored:
+    raise config.ConfigError(
+      f'the {kind} tokenizer does not have the {stored["vocab_size"]} ids of '
+      'the run'
+    )
+  return tokenizer
 
 
 def with_boundaries(

@@ -15,7 +15,7 @@ from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain import data as data_lib
 from jax_sparse_pretrain.config import ConfigError
 from jax_sparse_pretrain.data.rows import Tokens
-from jax_sparse_pretrain.inference import tokenizer_files
+from jax_sparse_pretrain.huggingface import tokenizer_files
 from jax_sparse_pretrain.inference.generation import power_of_two
 from jax_sparse_pretrain.inference.language_model import LanguageModel
 from jax_sparse_pretrain.model.decoder import Decoder

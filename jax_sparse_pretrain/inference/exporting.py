@@ -13,13 +13,13 @@ import safetensors.numpy
 
 from jax_sparse_pretrain import pruning, storage
 from jax_sparse_pretrain.config import ConfigError
-from jax_sparse_pretrain.inference import (
+from jax_sparse_pretrain.huggingface import (
   llama,
-  model_card,
   model_directory,
   sparse_file,
   tokenizer_files,
 )
+from jax_sparse_pretrain.inference import model_card
 from jax_sparse_pretrain.inference.language_model import (
   LanguageModel,
   load_model,

@@ -16,7 +16,7 @@ from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.config import ConfigError
 from jax_sparse_pretrain.data import tokenizers
-from jax_sparse_pretrain.inference import llama, model_directory
+from jax_sparse_pretrain.huggingface import llama, model_directory
 from jax_sparse_pretrain.model.decoder import Decoder
 from jax_sparse_pretrain.runs import checkpoint, workdir
 from jax_sparse_pretrain.training import recipe

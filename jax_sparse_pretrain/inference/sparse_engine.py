@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_sparse_pretrain.inference.sparse_file import SparseFile
+from jax_sparse_pretrain.huggingface.sparse_file import SparseFile
 from jax_sparse_pretrain.inference.sparse_kernels import Weights, padded
 from jax_sparse_pretrain.schema import ConfigError
 

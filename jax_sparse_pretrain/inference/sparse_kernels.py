@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_sparse_pretrain.inference.sparse_file import DTYPES, SparseFile
+from jax_sparse_pretrain.huggingface.sparse_file import DTYPES, SparseFile
 from jax_sparse_pretrain.schema import ConfigError
 
 # In place of what the machine offers: avx512, avx2 or dense.

@@ -10,8 +10,8 @@ from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain import pruning
 from jax_sparse_pretrain.config import Config, ConfigError
 from jax_sparse_pretrain.data import tokenizers
-from jax_sparse_pretrain.inference import llama, tokenizer_files
-from jax_sparse_pretrain.inference.model_directory import ModelDirectory
+from jax_sparse_pretrain.huggingface import llama, tokenizer_files
+from jax_sparse_pretrain.huggingface.model_directory import ModelDirectory
 
 # Keys that the weights do not decide. A context may be longer or shorter than
 # the one that the model has seen.

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jax_sparse_pretrain import data as data_lib
 from jax_sparse_pretrain import hardware, history, pruning, sharding
 from jax_sparse_pretrain.config import Config, ConfigError
-from jax_sparse_pretrain.inference.model_directory import ModelDirectory
+from jax_sparse_pretrain.huggingface.model_directory import ModelDirectory
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.model.decoder import check_attention
 from jax_sparse_pretrain.planning import Plan

@@ -127,7 +127,7 @@ def _made(tokenizer: Tokenizer) -> hf.Tokenizer:
   if tokenizer.kind == 'bytes':
     made = _of_bytes(tokenizer)
   elif tokenizer.kind == 'sentencepiece':
-    from jax_sparse_pretrain.inference import sentencepiece_files
+    from jax_sparse_pretrain.huggingface import sentencepiece_files
 
     made = sentencepiece_files.converted(tokenizer.model, ends)
   else:

@@ -14,7 +14,7 @@ import safetensors
 from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.config import ConfigError
 from jax_sparse_pretrain.data import tokenizers
-from jax_sparse_pretrain.inference import llama, sparse_file
+from jax_sparse_pretrain.huggingface import llama, sparse_file
 from jax_sparse_pretrain.schema import one_line
 
 CONFIG = 'config.json'

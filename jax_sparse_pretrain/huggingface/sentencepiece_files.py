@@ -8,7 +8,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from jax_sparse_pretrain import schema
-from jax_sparse_pretrain.inference import charsmap
+from jax_sparse_pretrain.huggingface import charsmap
 
 _SPACE = '▁'
 # Private-use characters: each stands for a user-defined symbol, which is

@@ -142,8 +142,9 @@ def test_remat_equals_no_remat_and_is_really_on(scan):
 def test_rotary_scores_depend_on_distance_alone():
   rng = np.random.default_rng(0)
   q, k = rng.normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
-  turned_q = decoder.rotate(jnp.tile(q, (1, 12, 1, 1)), 10_000.0)
-  turned_k = decoder.rotate(jnp.tile(k, (1, 12, 1, 1)), 10_000.0)
+  frequency = decoder.rotary_frequencies(Model(d_model=8, n_heads=1))
+  turned_q = decoder.rotate(jnp.tile(q, (1, 12, 1, 1)), frequency)
+  turned_k = decoder.rotate(jnp.tile(k, (1, 12, 1, 1)), frequency)
   scores = np.einsum('bqhk,bvhk->qv', turned_q, turned_k)
   for distance in range(-5, 6):
     diagonal = np.diagonal(scores, distance)
@@ -154,7 +155,14 @@ def test_rotary_scores_depend_on_distance_alone():
 
 def test_rotation_matches_the_definition():
   x = np.random.default_rng(0).normal(size=(1, 5, 1, 4)).astype(np.float32)
-  turned = decoder.rotate(jnp.asarray(x), 100.0)
+  sizes = Model(d_model=4, n_heads=1, rope_base=100.0)
+  frequency = decoder.rotary_frequencies(sizes)
+  turned = decoder.rotate(jnp.asarray(x), frequency)
+  shifted = decoder.rotate(
+    jnp.asarray(x), frequency, jnp.arange(2, 7, dtype=jnp.int32)[None]
+  )
+  again = decoder.rotate(turned, frequency, jnp.full((1, 5), 2, jnp.int32))
+  np.testing.assert_allclose(shifted, again, atol=1e-6)
   for position in range(5):
     for pair, frequency in ((0, 1.0), (1, 0.1)):
       z = complex(x[0, position, 0, pair], x[0, position, 0, pair + 2])

@@ -16,7 +16,7 @@ import sentencepiece
 import test_sweep
 from run_files import Run, assert_same_run
 
-from jax_sparse_pretrain import history
+from jax_sparse_pretrain import ConfigError, export_model, history, load_model
 from jax_sparse_pretrain.runs import lock, output, sinks, workdir
 
 pytestmark = pytest.mark.slow
@@ -113,6 +113,27 @@ def assert_same_end(run, reference):
   assert (run / history).read_bytes() == (reference / history).read_bytes()
   assert ours.metrics == theirs.metrics
   assert ours.summary == theirs.summary
+
+
+def test_a_model_leaves_a_bucket_as_it_leaves_a_disk(local, store, tmp_path):
+  remote = bucket.upload(local, store('left/run'))
+  here, there = tmp_path / 'here', store('left/model')
+  export_model(local, here)
+  export_model(remote, there)
+  fetched = bucket.fetch(there, tmp_path / 'there')
+  names = sorted(path.name for path in here.iterdir())
+  assert names == sorted(path.name for path in fetched.iterdir())
+  for name in names:
+    assert (here / name).read_bytes() == (fetched / name).read_bytes(), name
+  options = {'max_tokens': 5, 'temperature': 0.0}
+  texts = [
+    load_model(path).generate(['import os'], **options)
+    for path in (local, remote, here, there)
+  ]
+  assert texts == texts[:1] * 4
+  with pytest.raises(ConfigError, match='exists; --overwrite'):
+    export_model(remote, there)
+  export_model(remote, there, overwrite=True)
 
 
 def test_two_processes_train_in_a_bucket(

@@ -5,7 +5,9 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import tempfile
+import weakref
 from typing import Any
 
 import numpy as np
@@ -61,7 +63,7 @@ class ModelDirectory:
       self.values, f'{self._where}: {CONFIG}'
     )
     self._files: dict[str, Any] = {}
-    self._copies: tempfile.TemporaryDirectory | None = None
+    self._copies: pathlib.Path | None = None
 
   def _read_config(self) -> dict[str, Any]:
     try:
@@ -193,8 +195,9 @@ class ModelDirectory:
     if not storage.is_remote(self.path):
       return self.path / name
     if self._copies is None:
-      self._copies = tempfile.TemporaryDirectory(prefix='model-')
-    copy = pathlib.Path(self._copies.name) / name
+      self._copies = pathlib.Path(tempfile.mkdtemp(prefix='model-'))
+      weakref.finalize(self, shutil.rmtree, self._copies, ignore_errors=True)
+    copy = self._copies / name
     if not copy.exists():
       try:
         storage.copy(self.path / name, copy)

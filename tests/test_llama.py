@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jax_sparse_pretrain import pruning
+from jax_sparse_pretrain import load_config, pruning
 from jax_sparse_pretrain.config import ConfigError, Model
 from jax_sparse_pretrain.huggingface import llama, model_directory
 from jax_sparse_pretrain.inference import exporting
@@ -145,6 +145,23 @@ def test_counts_are_those_of_transformers(config, tmp_path):
     if parameter.ndim == 2 and 'embed' not in name
   )
   assert counts.linear_parameters(config) == linear
+
+
+SHIPPED = ['c4_58m', 'c4_162m', 'c4_468m', 'c4_1b', 'smoke', 'small']
+
+
+@pytest.mark.parametrize('name', SHIPPED)
+def test_counts_of_shipped_configs_are_those_of_transformers(name):
+  torch = pytest.importorskip('torch')
+  transformers = pytest.importorskip('transformers')
+  model = load_config(name).model
+  values = llama.to_llama_config(model, 'float32', None, 1)
+  with torch.device('meta'):
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**values))
+  assert counts.total_parameters(model) == theirs.num_parameters()
+  linear = theirs.num_parameters(exclude_embeddings=True)
+  norms = (2 * model.n_layers + 1) * model.d_model
+  assert counts.linear_parameters(model) == linear - norms
 
 
 def test_a_tied_matrix_can_be_linear():

@@ -133,6 +133,8 @@ def _plan_lines(config: Config, plan: Plan) -> Iterator[Line]:
     yield Line('  average', f'{average:,.0f}', f'N_avg, {share}')
     end = linear * float(schedule.density(plan.steps - 1))
     yield Line('  at the end', f'{end:,.0f}', f'{end / linear:.1%} of dense')
+  if config.init_masks_from_zeros:
+    yield Line('  zeros of init_from', 'not counted', 'they come off these')
   yield Line('All parameters', f'{counts.total_parameters(model):,}')
   yield Line()
   yield Line('Steps', f'{plan.steps:,}')

@@ -238,8 +238,9 @@ class Config:
   batch_size: int = fixed(256, at_least(1))  # rows a step, over all devices
   accumulation_steps: int = key(1, at_least(1))  # micro-batches a step
   # A directory with a Llama of Hugging Face, such as `export` writes, whose
-  # weights the run begins with; empty: random weights.
-  init_from: str = fixed('')
+  # weights the run begins with; empty: random weights. A run that goes on from
+  # a checkpoint does not need it any more.
+  init_from: str = free('')
   # Whether weights that are zero there count as pruned. With
   # pruning.sparsity = 0, the masks stay as they are.
   init_masks_from_zeros: bool = fixed(False)
@@ -429,6 +430,16 @@ def _beginning_checks(config: Config) -> Iterator[_Check]:
   yield (
     not config.init_masks_from_zeros or pruning.library == 'builtin',
     "init_masks_from_zeros = True: needs pruning.library = 'builtin'",
+  )
+  yield (
+    not config.init_masks_from_zeros or not pruning.regrow,
+    'init_masks_from_zeros = True: needs pruning.regrow = False, or the zeros '
+    'would come back',
+  )
+  yield (
+    not config.model.tied_is_linear or pruning.structure == 'unstructured',
+    "model.tied_is_linear = True: needs pruning.structure = 'unstructured', "
+    'since the axes of that matrix are the other way round',
   )
   keep = config.checkpoint.keep_every
   every = config.checkpoint.every

@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--split',
     choices=_SPLITS,
-    help='default: validation; all, if keys of `data` are given',
+    help='default: validation; all, if another source is named',
   )
   units = parser.add_mutually_exclusive_group()
   units.add_argument(
@@ -71,7 +71,8 @@ def _evaluate(args: argparse.Namespace, words: list[str]) -> None:
   overrides = _overrides(words)
   if args.rows is not None and args.rows < 1:
     raise ConfigError(f'--rows = {args.rows}: must be at least 1')
-  split = args.split or ('all' if overrides and not args.rows else 'validation')
+  is_other = not args.rows and {'path', 'source', 'mixture'} & overrides.keys()
+  split = args.split or ('all' if is_other else 'validation')
   if args.rows and split != 'validation':
     raise ConfigError('--rows: needs --split=validation')
   model = language_model.load_model(
@@ -127,7 +128,7 @@ def _data(model, overrides: dict[str, Any]) -> config_lib.Data:
       values['piece_bytes'] = 0
   values |= overrides
   is_tokens = values.get('source') == 'tokens'
-  values['tokenizer'] = 'auto' if is_tokens else model.needs_tokenizer().kind
+  values['tokenizer'] = 'auto' if is_tokens else model.require_tokenizer().kind
   return config_lib.from_dict({'data': values}).data
 
 

@@ -14,7 +14,12 @@ from jax_sparse_pretrain.config import ConfigError
 from jax_sparse_pretrain.huggingface import model_directory
 
 _SAMPLING = (
-  ('--max_tokens', int, None, 'default: as many as the context still holds'),
+  (
+    '--max_tokens',
+    int,
+    None,
+    'default: what the context still holds, up to 256',
+  ),
   ('--temperature', float, 1.0, 'divides the logits; 0: the likeliest token'),
   ('--top_k', int, 0, 'sample from so many of the likeliest tokens; 0: all'),
   (
@@ -75,6 +80,14 @@ def _generate(args: argparse.Namespace) -> None:
   names = [name.removeprefix('--') for name, *_ in _SAMPLING]
   options = {name: getattr(args, name) for name in names}
   if _is_for_sparse_engine(args):
+    for name in ('step', 'compute_dtype'):
+      if getattr(args, name) is not None:
+        raise ConfigError(f'--{name}: not with the sparse engine')
+    if not model_directory.is_sparse(args.model):
+      raise ConfigError(
+        f'--engine=sparse: {args.model} is no directory that export has made '
+        'with --format=sparse'
+      )
     model = language_model.without_weights(args.model)
     options['engine'] = 'sparse'
   else:
@@ -102,7 +115,9 @@ def _is_for_sparse_engine(args: argparse.Namespace) -> bool:
   """Whether the sparse engine is asked for, or serves best."""
   if args.engine != 'auto':
     return args.engine == 'sparse'
-  if args.compute_dtype or not model_directory.is_sparse(args.model):
+  if (
+    args.compute_dtype or args.step or not model_directory.is_sparse(args.model)
+  ):
     return False
   import jax
 
@@ -114,7 +129,9 @@ def _lines(name: str | None) -> list[str]:
   if name is None:
     return []
   try:
-    return pathlib.Path(name).read_text(encoding='utf-8').splitlines()
+    return (
+      pathlib.Path(name).read_text(encoding='utf-8').rstrip('\n').split('\n')
+    )
   except (OSError, UnicodeDecodeError) as error:
     raise ConfigError(f'--prompt_file = {name}: {error}') from None
 

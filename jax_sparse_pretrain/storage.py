@@ -79,7 +79,14 @@ def resolved(path: pathlib.Path) -> pathlib.Path:
 
 
 def copy(source: pathlib.Path, target: pathlib.Path) -> None:
-  replace(target, source.read_bytes())
+  """Copies a file, large or small, in one step."""
+  temporary = target
+  if not is_remote(target):
+    temporary = target.with_name(f'{target.name}.tmp')
+  with source.open('rb') as reader, temporary.open('wb') as writer:
+    shutil.copyfileobj(reader, writer, 1 << 22)
+  if temporary is not target:
+    temporary.replace(target)
 
 
 def copy_tree(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -121,7 +128,11 @@ def whole_or_not(target: pathlib.Path) -> Iterator[pathlib.Path]:
   half_made = partial(target)
   remove_tree(half_made)
   half_made.mkdir(parents=True)
-  yield half_made
+  try:
+    yield half_made
+  except BaseException:
+    remove_tree(half_made)
+    raise
   remove_tree(target)
   half_made.rename(target)
 

@@ -111,11 +111,16 @@ def _require(name: str, value: str | None) -> None:
 
 
 def _show_plan(config: config_lib.Config) -> int:
-  from jax_sparse_pretrain.training import recipe
+  from jax_sparse_pretrain.huggingface import model_directory
+  from jax_sparse_pretrain.training import init_from, recipe
 
   plan = recipe.make_plan(config)
   # Refuses what the run would refuse.
   recipe.make_pruner(config, plan)
+  if config.init_from:
+    where = f'init_from = {config.init_from!r}'
+    there = model_directory.ModelDirectory(config.init_from, where).model
+    init_from.check_sizes(config.model, there, where)
   print(recipe.plan_table(config, plan))
   for note in recipe.corpus_notes(config):
     print(note)

@@ -138,6 +138,7 @@ ALLOWED = {
     'compile_ahead',
     'config',
     'distributed',
+    'huggingface',
     'runs',
     'training',
   },

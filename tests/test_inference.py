@@ -305,7 +305,7 @@ def test_another_text_is_measured_whole(workdir, tmp_path, capsys):
   path = tmp_path / 'book.txt'
   path.write_text('import os\nimport sys\n' * 40)
   found = run_evaluate(capsys, workdir, f'--data.path={path}', '--documents')
-  assert found['split'] == 'all'
+  assert (found['split'], found['documents']) == ('all', 1)
   text = path.read_text()
   assert found['bytes'] == len(text)
   assert evaluate.main([str(workdir), f'--data.path={path}']) == 0
@@ -347,6 +347,9 @@ def test_prepared_tokens_need_the_tokenizer_of_the_model(
     (generate, ['--prompt_file=none'], 2, 'error: --prompt_file = none: '),
     (generate, ['--prompt=a', '--top_p=2'], 2, 'error: top_p = 2.0: must be'),
     (generate, ['--prompt=a', '--seed=x'], 2, '--seed: invalid int value'),
+    (generate, ['--prompt=a', '--seed=3000000000'], 2, 'seed = 3000000000: '),
+    (generate, ['--prompt=\udcff'], 2, "'\\udcff': is not UTF-8"),
+    (generate, ['--prompt=a', '--engine=sparse'], 2, 'with --format=sparse'),
   ],
 )
 def test_bad_arguments_are_one_line(

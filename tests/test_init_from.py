@@ -1,6 +1,7 @@
 """Runs that begin with a model that exists."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -111,6 +112,42 @@ def test_pruning_goes_on_from_the_zeros(sparse, folder, tmp_path):
   )
 
 
+def test_a_run_goes_on_without_the_model_it_began_from(
+  sparse, folder, tmp_path
+):
+  """Its weights are known by a hash, so that the directory may also move."""
+  copy = shutil.copytree(sparse, tmp_path / 'copy')
+  changes = {'pruning': {'sparsity': 0.5}, **SAME}
+  short = {'duration': {'value': 8}, 'checkpoint': {'every': 4}}
+  whole = trained.train(
+    folder, tmp_path / 'a', init_from=str(sparse), **changes, **short
+  )
+  run = tmp_path / 'b'
+  trained.train(folder, run, init_from=str(copy), **changes, **short)
+  shutil.rmtree(run / 'checkpoints' / '8')
+  (run / 'summary.json').unlink()
+  shutil.rmtree(copy)
+  again = trained.train(folder, run, init_from=str(copy), **changes, **short)
+  assert again['eval_loss'] == whole['eval_loss']
+  assert not jax.tree.leaves(
+    jax.tree.map(
+      lambda a, b: None if np.array_equal(a, b) else 'differs',
+      *(load_model(tmp_path / name).params for name in 'ab'),
+    )
+  )
+  (run / 'summary.json').unlink()
+  trained.train(folder, run, init_from=str(sparse), **changes, **short)
+  other = tmp_path / 'other'
+  grown(sparse, other, 256, scale=2.0)
+  for path in (str(other), ''):
+    with pytest.raises(ConfigError, match='the weights have changed'):
+      trained.train(folder, run, init_from=path, **changes, **short)
+  with pytest.raises(ConfigError, match="'nowhere': must be a directory"):
+    trained.train(
+      folder, tmp_path / 'c', init_from='nowhere', **changes, **short
+    )
+
+
 def test_such_a_run_is_left_out_of_fits(sparse, folder, tmp_path):
   trained.train(
     folder,
@@ -133,9 +170,8 @@ def test_such_a_run_is_left_out_of_fits(sparse, folder, tmp_path):
     ({'model': {'n_kv_heads': 2, 'd_ff': 96}}, 'model.d_ff = 96: must be 64'),
     (
       {'model': {'n_kv_heads': 2, 'rope_scaling': 'llama3'}},
-      "model.rope_scaling = llama3: must be 'none'",
+      "model.rope_scaling = 'llama3': must be 'none'",
     ),
-    ({'init_from': 'nowhere'}, "init_from = 'nowhere': must hold config.json"),
     (
       {'data': {'tokenizer': 'huggingface'}},
       'tokenizer is not that of the data',
@@ -163,8 +199,8 @@ def test_another_model_is_refused(changes, message, sparse, folder, tmp_path):
   assert '\n' not in str(caught.value)
 
 
-def grown(source, target, vocab_size):
-  """A copy of a model whose vocabulary has been padded."""
+def grown(source, target, vocab_size, scale=1.0):
+  """A copy of a model with a padded vocabulary and another last norm."""
   import dataclasses
 
   from jax_sparse_pretrain.inference import exporting
@@ -178,6 +214,7 @@ def grown(source, target, vocab_size):
   params['lm_head']['kernel'] = np.pad(
     params['lm_head']['kernel'], ((0, 0), (0, extra))
   )
+  params['final_norm']['scale'] = scale * params['final_norm']['scale']
   model = dataclasses.replace(
     model,
     params=params,

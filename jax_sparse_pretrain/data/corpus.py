@@ -50,7 +50,9 @@ class Corpus(NamedTuple):
 
 
 def open_corpus(
-  data: config.Data, tokenizer: tokenizers.Tokenizer | None = None
+  data: config.Data,
+  tokenizer: tokenizers.Tokenizer | None = None,
+  is_whole: bool = False,
 ) -> Corpus:
   """Opens the corpus that `data` names.
 
@@ -58,6 +60,8 @@ def open_corpus(
     data: the checked section of a config.
     tokenizer: to be used instead of the one that `data` names; prepared tokens
       have one already.
+    is_whole: whether all text is wanted, not two splits: nothing is held out
+      that is not so already, and one of the splits may be empty.
 
   Raises:
     ConfigError: if it is missing or malformed, or a split of it is empty.
@@ -65,8 +69,9 @@ def open_corpus(
   if data.source == 'tokens':
     corpus = _open_tokens(data)
   else:
-    corpus = _open_in_memory(data, tokenizer or tokenizers.load_tokenizer(data))
-  _check_not_empty(corpus.fingerprint, data)
+    tokenizer = tokenizer or tokenizers.load_tokenizer(data)
+    corpus = _open_in_memory(data, tokenizer, is_whole)
+  _check_not_empty(corpus.fingerprint, data, is_whole)
   return corpus
 
 
@@ -194,12 +199,12 @@ def _check_tokenizer(data: config.Data, about: dict[str, Any]) -> None:
 
 
 def _open_in_memory(
-  data: config.Data, tokenizer: tokenizers.Tokenizer
+  data: config.Data, tokenizer: tokenizers.Tokenizer, is_whole: bool
 ) -> Corpus:
-  sources, notes = sources_of(data)
+  sources, notes = sources_of(data, is_whole)
   stamp = [source.stamp() for source, _ in sources]
   # A sweep opens the same corpus for each run.
-  key = (data, tokenizer.model, *stamp) if all(stamp) else None
+  key = (data, is_whole, tokenizer.model, *stamp) if all(stamp) else None
   if key is None or key not in _LAST:
     corpus = _read(data, tokenizer, sources, notes)
     _LAST.clear()
@@ -256,15 +261,17 @@ def _about(split: encoding.EncodedSplit) -> dict[str, Any]:
 
 
 def sources_of(
-  data: config.Data,
+  data: config.Data, is_whole: bool = False
 ) -> tuple[list[tuple[documents.Source, documents.Reading]], list[str]]:
   """What to read and how, for all sources but prepared tokens; and notes."""
+  fraction = 0.0 if is_whole else data.validation_fraction
   reading = documents.Reading(
     text_field=data.text_feature,
     # A few modules of Python's library are not UTF-8.
     errors='replace' if data.source == 'stdlib' else data.errors,
-    validation_fraction=data.validation_fraction,
+    validation_fraction=fraction,
     piece_bytes=data.piece_bytes,
+    split='train' if is_whole and data.source != 'tfds' else None,
   )
   if data.source == 'tfds':
     return tfds.open_tfds(data, reading), []
@@ -275,7 +282,7 @@ def sources_of(
       found = files.find_files(data.path)
     except config.ConfigError as error:
       raise config.ConfigError(f'data.path = {error}') from error
-  sources = documents.file_sources(found, data.validation_fraction)
+  sources = documents.file_sources(found, fraction)
   n_bytes = sum(source.size() for source in sources)
   n = len(found.paths)
   notes = [f'data: {n:,} file{"s" * (n != 1)}, {size(n_bytes)}']
@@ -308,12 +315,14 @@ def _notes(splits: dict[str, Any], tokenizer: dict[str, Any]) -> tuple:
   )
 
 
-def _check_not_empty(fingerprint: dict[str, Any], data: config.Data) -> None:
+def _check_not_empty(
+  fingerprint: dict[str, Any], data: config.Data, is_whole: bool
+) -> None:
   where = f'data.path = {data.path!r}'
   empty = [s for s in encoding.SPLITS if not fingerprint[s]['tokens']]
   if len(empty) == 2:
     raise config.ConfigError(f'{where}: holds no text')
-  if not empty:
+  if not empty or is_whole:
     return
   hint = f'change data.validation_fraction = {data.validation_fraction}'
   if data.source == 'tokens':

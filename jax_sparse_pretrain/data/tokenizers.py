@@ -259,6 +259,14 @@ def _around(model: dict[str, Any]) -> tuple[list[str], list[str]]:
   return [], []
 
 
+def opens_with(model: bytes, bos_id: int | None) -> bool:
+  """Whether a `tokenizer.json` itself puts this token before a text."""
+  content = json.loads(model)
+  before, _ = _around(content)
+  added = {t['content']: t['id'] for t in content.get('added_tokens', [])}
+  return bos_id is not None and bos_id in [added.get(name) for name in before]
+
+
 def _boundary(key, given, around, known, special, ids) -> int | None:
   if given and given not in ids:
     raise ValueError(f'data.{key} = {given!r}: no such token')
@@ -266,10 +274,12 @@ def _boundary(key, given, around, known, special, ids) -> int | None:
   return next((ids[name] for name in names if name in ids), None)
 
 
-_KINDS = {
+_OF_A_FILE = {
   'sentencepiece': SentencePieceTokenizer,
   'huggingface': HuggingFaceTokenizer,
 }
+
+KINDS = ('bytes', *_OF_A_FILE)
 
 
 def load_tokenizer(data: config.Data) -> Tokenizer:
@@ -320,7 +330,9 @@ def from_model(
   kind: str, model: bytes, bos: str = '', eos: str = ''
 ) -> Tokenizer:
   """A tokenizer of its file's content."""
-  return ByteTokenizer() if kind == 'bytes' else _KINDS[kind](model, bos, eos)
+  return (
+    ByteTokenizer() if kind == 'bytes' else _OF_A_FILE[kind](model, bos, eos)
+  )
 
 
 def kind_of_file(path: str) -> str:
@@ -380,6 +392,8 @@ def with_boundaries(
       tokenizer = from_model(kind, model, *names)
     except ValueError:
       continue
+    if bos_id is None:
+      tokenizer.bos_id = None  # It has one, and does not use it.
     if (tokenizer.bos_id, tokenizer.eos_id) == (bos_id, eos_id):
       return tokenizer
   raise config.ConfigError(

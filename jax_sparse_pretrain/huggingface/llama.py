@@ -110,6 +110,8 @@ def from_llama_config(
 
 def _rotary(values: Mapping[str, Any], where: str) -> dict[str, Any]:
   about = values.get('rope_parameters') or values.get('rope_scaling') or {}
+  if not isinstance(about, Mapping):
+    raise ConfigError(f'rope_scaling = {about!r}: must be a mapping')
   base = about.get('rope_theta', values.get('rope_theta', 10_000.0))
   kind = about.get('rope_type', about.get('type', 'default'))
   if kind == 'default':

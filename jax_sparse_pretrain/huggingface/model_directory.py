@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -81,6 +82,19 @@ class ModelDirectory:
     """The section `model` of a config for this model."""
     return dataclasses.asdict(self.model)
 
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """SHA-256 of the config and of all weights; in a bucket, the path.
+
+    There, each restart of each host would have to fetch them.
+    """
+    if storage.is_remote(self.path):
+      return str(self.path)
+    digest = hashlib.sha256(json.dumps(self.values, sort_keys=True).encode())
+    for tensor in llama.tensors(self.model):
+      digest.update(np.ascontiguousarray(self.read(tensor.name)).view(np.uint8))
+    return digest.hexdigest()
+
   def tokenizer(self) -> tokenizers.Tokenizer | None:
     """The tokenizer, with the boundaries of the model; None if it has none."""
     path = self.path / TOKENIZER
@@ -88,19 +102,21 @@ class ModelDirectory:
       return None
     where = f'{self._where}: {TOKENIZER}'
     ids = {key: self.values.get(f'{key}_token_id') for key in ('bos', 'eos')}
-    if isinstance(ids['eos'], list):  # Those of chats come after the first.
-      ids['eos'] = ids['eos'][0]
     try:
       content = path.read_bytes()
+      if isinstance(ids['eos'], list):  # Those of chats come after the first.
+        ids['eos'] = ids['eos'][0]
       if ids['eos'] is None:
         return tokenizers.from_model('huggingface', content)
+      if not tokenizers.opens_with(content, ids['bos']):
+        ids['bos'] = None  # As the model was trained, it seems.
       return tokenizers.with_boundaries(
         'huggingface', content, ids['bos'], ids['eos']
       )
     except Exception as error:  # The library has no errors of its own.
       raise ConfigError(f'{where}: cannot be used: {one_line(error)}') from None
 
-  @property
+  @functools.cached_property
   def is_sparse(self) -> bool:
     """Whether the weights are a bitmap and values."""
     return is_sparse(self.path)
@@ -146,12 +162,25 @@ class ModelDirectory:
     return (self.path / MASKS).exists() and name in self._open(MASKS).keys()
 
   def mask(self, name: str) -> np.ndarray:
-    """The mask of a tensor that has one, bool of its shape."""
+    """The mask of a tensor that has one, bool of its shape.
+
+    Raises:
+      ConfigError: if it is not that of the weights.
+    """
     if self.is_sparse:
       return self.sparse_file.mask(name)
-    n_in = self._about(name)[0][1]
-    bits = self._open(MASKS).get_tensor(name)
-    return np.unpackbits(bits, axis=1, count=n_in, bitorder='little').view(bool)
+    shape, bits = self._about(name)[0], self._open(MASKS).get_tensor(name)
+    is_like = len(shape) == 2 and bits.shape == (shape[0], -(-shape[1] // 8))
+    if not is_like or bits.dtype != np.uint8:
+      raise ConfigError(f'{self._where}: {MASKS}: {name}: is no mask of it')
+    kept = np.unpackbits(bits, axis=1, count=shape[1], bitorder='little')
+    kept = kept.view(bool)
+    if self.read(name)[~kept].any():
+      raise ConfigError(
+        f'{self._where}: {MASKS}: {name}: leaves out weights that are not '
+        'zero; remove the file if the model has been trained on'
+      )
+    return kept
 
   @functools.cached_property
   def sparse_file(self) -> sparse_file.SparseFile:
@@ -174,7 +203,13 @@ class ModelDirectory:
     """The shape and the type of a tensor."""
     if self.is_sparse:
       return self.sparse_file.shape(name), 'F32'
-    found = self._open(self._index[name]).get_slice(name)
+    try:
+      found = self._open(self._index[name]).get_slice(name)
+    except safetensors.SafetensorError as error:
+      raise ConfigError(
+        f'{self._where}: {name}: is not where the index says '
+        f'({one_line(error)})'
+      ) from None
     return tuple(found.get_shape()), found.get_dtype()
 
   def _open(self, name: str) -> Any:

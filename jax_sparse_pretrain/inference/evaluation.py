@@ -21,7 +21,8 @@ from jax_sparse_pretrain.inference.language_model import LanguageModel
 from jax_sparse_pretrain.model.decoder import Decoder
 from jax_sparse_pretrain.training import step as step_lib
 
-# Tokens that are computed at once, and logits: at most half a GiB.
+# Tokens that are computed at once, and logits: half a GiB, unless the logits of
+# one row take more.
 _BATCH_TOKENS, _BATCH_LOGITS = 16_384, 1 << 27
 _SHORTEST = 16
 # Documents that are sorted by length before they are put into batches.
@@ -53,7 +54,7 @@ class Evaluation(NamedTuple):
 
   @property
   def perplexity(self) -> float:
-    return math.exp(min(self.loss, 700.0))
+    return float(np.exp(self.loss))
 
   @property
   def bits_per_byte(self) -> float | None:
@@ -69,11 +70,26 @@ class Evaluation(NamedTuple):
 
 def evaluate_texts(model: LanguageModel, texts: Sequence[str]) -> Evaluation:
   """The loss on texts, each a document as in training, `[BOS] ids [EOS]`."""
-  tokenizer = model.needs_tokenizer()
+  tokenizer = model.require_tokenizer()
   end = np.array([tokenizer.eos_id], np.int32)
-  documents = (np.concatenate([model.encode(text), end]) for text in texts)
+  documents = [np.concatenate([model.encode(text), end]) for text in texts]
   n_bytes = sum(len(text.encode()) for text in texts)
-  return evaluate_documents(model, documents, n_bytes)
+  return evaluate_documents(
+    model, _opened(documents, tokenizer.bos_id, tokenizer.eos_id), n_bytes
+  )
+
+
+def _opened(
+  documents: Iterable[np.ndarray], bos_id: int | None, eos_id: int
+) -> Iterable[np.ndarray]:
+  """Documents without BOS come after the end of another, as in a packed row.
+
+  So the first token is predicted in any case, and its bytes count.
+  """
+  if bos_id is not None:
+    return documents
+  end = np.array([eos_id], np.int32)
+  return (np.concatenate([end, ids]) for ids in documents)
 
 
 def evaluate_documents(
@@ -227,6 +243,7 @@ def documents_of(
   pending: list[np.ndarray] = []
   for start in range(0, len(tokens), stretch):
     ids = np.empty(min(stretch, len(tokens) - start), np.int32)
+    tokens.fetch([(start, start + len(ids))])
     tokens.read(start, ids)
     cuts = np.flatnonzero(ids == end) + 1
     *whole, rest = np.split(ids, cuts)
@@ -260,7 +277,7 @@ def evaluate_corpus(
   Raises:
     ConfigError: if the data cannot be read, or their tokenizer is another one.
   """
-  corpus = data_lib.open_corpus(data, model.tokenizer)
+  corpus = data_lib.open_corpus(data, model.tokenizer, is_whole=split == 'all')
   _check_tokenizer(model, corpus)
   lines = {'train': corpus.train, 'validation': (corpus.validation,)}
   names = ['train', 'validation'] if split == 'all' else [split]
@@ -270,8 +287,10 @@ def evaluate_corpus(
   n_bytes = sum(each['bytes'] for each in splits) if known else None
   n_tokens = sum(each['tokens'] for each in splits)
   if documents:
+    identity = corpus.fingerprint['tokenizer']
+    ends = identity['bos_id'], identity['eos_id']
     found = (d for t in tokens for d in documents_of(t, corpus.document_end))
-    return evaluate_documents(model, found, n_bytes)
+    return evaluate_documents(model, _opened(found, *ends), n_bytes)
   length = model.config.context_length
   batch_size = max(1, batch_tokens(model) // length)
   if n_rows is None:
@@ -292,7 +311,9 @@ def evaluate_corpus(
   result = evaluate_rows(model, batches)
   if n_bytes is None or not n_tokens:
     return result
-  # Rows cut documents, so their bytes are those of as many tokens.
+  # Rows cut documents, so their bytes are those of as many targets.
+  if data.mask_documents:  # Their first tokens are none.
+    n_tokens -= sum(each['documents'] for each in splits)
   return result._replace(n_bytes=n_bytes * result.tokens / n_tokens)
 
 
@@ -316,5 +337,6 @@ def _rows_of(tokens, length: int, batch_size: int) -> Iterator[np.ndarray]:
     for first in range(0, n_rows, batch_size):
       n = min(batch_size, n_rows - first)
       ids = np.empty(n * length + 1, np.int32)
+      line.fetch([(first * length, first * length + len(ids))])
       line.read(first * length, ids)
       yield np.lib.stride_tricks.sliding_window_view(ids, length + 1)[::length]

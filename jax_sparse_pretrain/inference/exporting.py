@@ -19,6 +19,7 @@ from jax_sparse_pretrain.huggingface import (
   sparse_file,
   tokenizer_files,
 )
+from jax_sparse_pretrain.huggingface.sparse_file import DTYPES
 from jax_sparse_pretrain.inference import model_card
 from jax_sparse_pretrain.inference.language_model import (
   LanguageModel,
@@ -27,7 +28,6 @@ from jax_sparse_pretrain.inference.language_model import (
 from jax_sparse_pretrain.runs.workdir import Workdir
 
 FORMATS = ('huggingface', 'sparse')
-DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype('bfloat16')}
 # Tensors of a file; a larger one has a file of its own.
 FILE_BYTES = 2 << 30
 
@@ -59,11 +59,15 @@ def export_model(
     ConfigError: for input that cannot work; nothing is written then.
     CheckpointError: if the checkpoint cannot be read.
   """
-  target = storage.as_path(out)
-  if target.exists() and not overwrite:
-    raise ConfigError(f'--out = {out}: exists; --overwrite replaces it')
-  if _contains(target, storage.as_path(path)):
-    raise ConfigError(f'--out = {out}: holds the model that is exported')
+  dtype = dtype or ('bfloat16' if format == 'sparse' else 'float32')
+  for name, value, known in (
+    ('format', format, FORMATS),
+    ('dtype', dtype, tuple(DTYPES)),
+  ):
+    if value not in known:
+      raise ConfigError(f'--{name} = {value}: must be one of {known}')
+  target = storage.resolved(storage.as_path(out))
+  _check_target(target, storage.as_path(path), overwrite)
   model = load_model(path, step)
   tokenizer: dict[str, bytes] = {}
   if not without_tokenizer:
@@ -75,7 +79,6 @@ def export_model(
     tokenizer = tokenizer_files.tokenizer_files(
       model.tokenizer, model.config.context_length
     )
-  dtype = dtype or ('bfloat16' if format == 'sparse' else 'float32')
   card = model_card.card(model, _workdir(path, model), dtype, format)
   with _new_directory(target) as directory:
     write_model(model, directory, dtype, format)
@@ -102,9 +105,30 @@ def write_model(
     _write_masks(directory, model)
 
 
-def _contains(target: pathlib.Path, source: pathlib.Path) -> bool:
-  target, source = storage.resolved(target), storage.resolved(source)
-  return target == source or target in source.parents
+def _check_target(target, source, overwrite: bool) -> None:
+  """Refuses what must not be replaced, and what cannot be written."""
+  where = f'--out = {target}'
+  source = storage.resolved(source)
+  if target == source or target in source.parents:
+    raise ConfigError(f'{where}: holds the model that is exported')
+  if target.exists() and not overwrite:
+    raise ConfigError(f'{where}: exists; --overwrite replaces it')
+  if target.exists() and not _is_replaceable(target):
+    raise ConfigError(f'{where}: is no exported model, and is not replaced')
+  if storage.is_remote(target):
+    return
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    storage.partial(target).mkdir(exist_ok=True)
+  except OSError as error:
+    raise ConfigError(f'{where}: {error.strerror}') from None
+
+
+def _is_replaceable(target: pathlib.Path) -> bool:
+  if not target.is_dir():
+    return False
+  is_model = model_directory.is_model_directory(target)
+  return is_model or not any(target.iterdir())
 
 
 def _workdir(path: str | os.PathLike, model: LanguageModel) -> Workdir | None:
@@ -115,20 +139,19 @@ def _workdir(path: str | os.PathLike, model: LanguageModel) -> Workdir | None:
 def _new_directory(target: pathlib.Path) -> Iterator[pathlib.Path]:
   """A directory to fill, which takes the place of `target` in the end."""
   if not storage.is_remote(target):
-    try:
-      target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-      raise ConfigError(f'--out = {target}: {error.strerror}') from None
     with storage.whole_or_not(target) as directory:
       yield directory
     return
   with tempfile.TemporaryDirectory(prefix='export-') as name:
     directory = pathlib.Path(name)
     yield directory
-    storage.remove_tree(target)
-    # The config comes last: without it a directory is no model.
-    for file in sorted(directory.iterdir(), key=_config_last):
-      storage.copy(file, target / file.name)
+    try:
+      storage.remove_tree(target)
+      # The config comes last: without it a directory is no model.
+      for file in sorted(directory.iterdir(), key=_config_last):
+        storage.copy(file, target / file.name)
+    except Exception as error:  # Object stores raise many kinds.
+      raise OSError(f'{target}: cannot be written: {error}') from error
 
 
 def _config_last(path: pathlib.Path) -> tuple[bool, str]:
@@ -194,9 +217,7 @@ def _write_weights(
       tensor.name: array.astype(dtype)
       for _, (tensor, array) in zip(parts, tensors)  # noqa: B905
     }
-    safetensors.numpy.save_file(
-      content, directory / name, metadata={'format': 'pt'}
-    )
+    _save(content, directory / name, 'pt')
   if len(files) > 1:
     where = {n: name for name, ns in zip(names, files, strict=True) for n in ns}
     index = {
@@ -219,8 +240,15 @@ def _write_masks(directory: pathlib.Path, model: LanguageModel) -> None:
     for tensor in llama.tensors(model.config)
     if tensor.path in model.masks
   }
-  safetensors.numpy.save_file(
+  _save(
     bits,
     directory / model_directory.MASKS,
-    metadata={'format': 'one bit a weight, [out, in / 8], lowest bit first'},
+    'one bit a weight, [out, in / 8], lowest bit first',
   )
+
+
+def _save(content: dict[str, np.ndarray], path: pathlib.Path, format: str):
+  try:
+    safetensors.numpy.save_file(content, path, metadata={'format': format})
+  except safetensors.SafetensorError as error:
+    raise OSError(f'{path}: cannot be written: {error}') from None

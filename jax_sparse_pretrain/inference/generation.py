@@ -20,6 +20,8 @@ from jax_sparse_pretrain.model.decoder import Decoder, empty_cache
 
 # Lengths that programs are compiled for are powers of two, from these on.
 _SHORTEST_PROMPT, _SMALLEST_CACHE = 16, 64
+# To write, if nothing is said.
+_MOST_TOKENS = 256
 
 
 class Engine(Protocol):
@@ -121,7 +123,7 @@ def generate(
     model: what `load_model` returns.
     prompts: texts of any lengths, read as the beginnings of documents.
     max_tokens: the most tokens to write; by default as many as the context
-      still holds.
+      still holds, up to 256.
     temperature: divides the logits; 0 takes the likeliest token each time.
     top_k: sample from so many of the likeliest tokens; 0: from all.
     top_p: sample from the likeliest tokens that together have this
@@ -140,13 +142,14 @@ def generate(
     ConfigError: for an argument out of range, or a model without tokenizer.
   """
   n_tokens = 1 if max_tokens is None else max_tokens
-  _check(n_tokens, temperature, top_k, top_p, samples)
+  _check(n_tokens, temperature, top_k, top_p, seed, samples)
   texts = [Text(model, p) for p in prompts for _ in range(samples)]
   if not texts:
     return []
   longest = max(len(text.ids) for text in texts)
   if max_tokens is None:
-    max_tokens = max(model.config.context_length - longest, 1)
+    left = model.config.context_length - longest
+    max_tokens = max(1, min(left, _MOST_TOKENS))
   if longest + max_tokens > model.config.context_length:
     warnings.warn(
       f'{longest} tokens of a prompt and {max_tokens} to write: more than the '
@@ -199,11 +202,12 @@ def open_engine(name: str, model: LanguageModel) -> Engine:
   return sparse_engine.SparseEngine(directory.sparse_file, directory.values)
 
 
-def _check(max_tokens, temperature, top_k, top_p, samples) -> None:
+def _check(max_tokens, temperature, top_k, top_p, seed, samples) -> None:
   for name, value, holds, words in (
     ('max_tokens', max_tokens, max_tokens >= 1, 'at least 1'),
     ('temperature', temperature, 0 <= temperature < 1e6, 'at least 0'),
-    ('top_k', top_k, top_k >= 0, 'at least 0'),
+    ('top_k', top_k, 0 <= top_k < 2**31, 'from 0 to 2^31 - 1'),
+    ('seed', seed, 0 <= seed < 2**31, 'from 0 to 2^31 - 1'),
     ('top_p', top_p, 0 < top_p <= 1, 'in (0, 1]'),
     ('samples', samples, samples >= 1, 'at least 1'),
   ):
@@ -258,7 +262,7 @@ class Text:
   """
 
   def __init__(self, model: LanguageModel, prompt: str):
-    self._tokenizer = model.needs_tokenizer()
+    self._tokenizer = model.require_tokenizer()
     self.ids = model.encode(prompt).tolist()
     if not self.ids:  # As after the end of another document.
       self.ids = [self._tokenizer.eos_id]

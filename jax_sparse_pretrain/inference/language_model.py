@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,13 +14,16 @@ import numpy as np
 from flax import linen as nn
 
 from jax_sparse_pretrain import config as config_lib
-from jax_sparse_pretrain import storage
+from jax_sparse_pretrain import schema, storage
 from jax_sparse_pretrain.config import ConfigError
 from jax_sparse_pretrain.data import tokenizers
 from jax_sparse_pretrain.huggingface import llama, model_directory
 from jax_sparse_pretrain.model.decoder import Decoder
 from jax_sparse_pretrain.runs import checkpoint, workdir
 from jax_sparse_pretrain.training import recipe
+
+# Of a directory, unless another one is asked for.
+_LONGEST_CONTEXT = 2048
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,14 +84,18 @@ class LanguageModel:
     """Ids of a text that goes on, int32[n]: BOS, if there is one, and its own.
 
     Raises:
-      ConfigError: if the model has no tokenizer.
+      ConfigError: if the model has no tokenizer, or the text is not Unicode.
     """
-    tokenizer = self.needs_tokenizer()
+    tokenizer = self.require_tokenizer()
+    try:
+      text.encode()
+    except UnicodeEncodeError:
+      raise ConfigError(f'{text[:40]!r}: is not UTF-8') from None
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     [ids] = tokenizer.encode([text])
     return np.concatenate([np.array(bos, np.int32), ids])
 
-  def needs_tokenizer(self) -> tokenizers.Tokenizer:
+  def require_tokenizer(self) -> tokenizers.Tokenizer:
     """The tokenizer; raises ConfigError if there is none."""
     if self.tokenizer is None:
       raise ConfigError('the model has no tokenizer')
@@ -107,16 +115,20 @@ def load_model(
   step: int | None = None,
   *,
   compute_dtype: str | None = None,
+  context_length: int | None = None,
 ) -> LanguageModel:
   """Opens a workdir, or a directory of Hugging Face, and changes nothing there.
 
-  It needs neither the data nor the devices of the run. Weights are held once.
+  It needs neither the data nor the devices of the run. The weights go from the
+  host to the device leaf by leaf.
 
   Args:
     path: the directory, also `gs://BUCKET/...`.
     step: the checkpoint of a workdir, by default the newest.
     compute_dtype: 'float32' or 'bfloat16', of activations; by default as in
       training, or as the weights are stored.
+    context_length: tokens that it reads at once; by default as in training, or
+      that of the directory, but at most 2,048.
 
   Raises:
     ConfigError: if it is neither, or has no such checkpoint.
@@ -129,9 +141,14 @@ def load_model(
     model = _of_directory(model_directory.ModelDirectory(root))
   else:
     model = _of_workdir(workdir.Workdir(root), step)
-  if compute_dtype is None:
-    return model
-  sizes = dataclasses.replace(model.config, compute_dtype=compute_dtype)
+  changes: dict[str, Any] = {}
+  if compute_dtype is not None:
+    changes['compute_dtype'] = compute_dtype
+  if context_length is not None:
+    changes['context_length'] = context_length
+  sizes = schema.build(
+    config_lib.Model, {**dataclasses.asdict(model.config), **changes}
+  )
   return dataclasses.replace(model, config=sizes)
 
 
@@ -143,8 +160,18 @@ def without_weights(path: str | os.PathLike) -> LanguageModel:
   """
   directory = model_directory.ModelDirectory(path)
   return LanguageModel(
-    directory.model, None, None, directory.tokenizer(), directory=directory
+    _usable(directory.model),
+    None,
+    None,
+    directory.tokenizer(),
+    directory=directory,
   )
+
+
+def _usable(sizes: config_lib.Model) -> config_lib.Model:
+  """Published contexts are longer than attention here can hold."""
+  length = min(sizes.context_length, _LONGEST_CONTEXT)
+  return dataclasses.replace(sizes, context_length=length)
 
 
 def _of_directory(directory: model_directory.ModelDirectory) -> LanguageModel:
@@ -158,7 +185,7 @@ def _of_directory(directory: model_directory.ModelDirectory) -> LanguageModel:
     llama.leaves_of(directory.model, directory.mask, only=directory.has_mask)
   )
   return LanguageModel(
-    directory.model,
+    _usable(directory.model),
     llama.as_tree(params),
     masks or None,
     directory.tokenizer(),
@@ -180,8 +207,11 @@ def _of_workdir(files: workdir.Workdir, step: int | None) -> LanguageModel:
     what = 'checkpoint' if step is None else f'checkpoint of step {step}'
     raise ConfigError(f'{files.root}: has no {what}; {there}')
   step = steps[-1] if step is None else step
+  _warn_of_forks(run, step)
+  # A kernel for the devices of the run may not be here.
+  sizes = dataclasses.replace(config.model, attention='auto')
   pruner = recipe.make_pruner(config, recipe.make_plan(config))
-  model = Decoder(config.model)
+  model = Decoder(sizes)
   abstract = jax.eval_shape(
     lambda: model.init(jax.random.key(0), np.zeros((1, 2), np.int32))
   )
@@ -192,11 +222,34 @@ def _of_workdir(files: workdir.Workdir, step: int | None) -> LanguageModel:
   kept = None
   if masks is not None:
     kept = jax.device_get(pruner.kept(params, masks))
-    params = pruner.forward(params, masks)
-  params = jax.tree.map(jnp.asarray, params)
+    if pruner.straight_through:
+      params = pruner.forward(params, masks)
+  del masks
+  # The copy of the host goes leaf by leaf.
+  leaves, tree = jax.tree.flatten(params)
+  del params
+  leaves.reverse()
+  moved = [jnp.asarray(leaves.pop()) for _ in range(len(leaves))]
   return LanguageModel(
-    config.model, params, kept, _tokenizer(files, config, run), run, step
+    sizes,
+    jax.tree.unflatten(tree, moved),
+    kept,
+    _tokenizer(files, config, run),
+    run,
+    step,
   )
+
+
+def _warn_of_forks(run: Mapping[str, Any], step: int) -> None:
+  """The config is that of the newest fork."""
+  later = [fork for fork in run.get('forks', []) if fork['step'] >= step]
+  if later:
+    changes = '; '.join(c for fork in later for c in fork['changes'])
+    warnings.warn(
+      f'step {step} is from before a fork, and is opened under the config '
+      f'after it: {changes}',
+      stacklevel=4,
+    )
 
 
 def _tokenizer(
@@ -204,7 +257,9 @@ def _tokenizer(
 ) -> tokenizers.Tokenizer | None:
   """The tokenizer of a run: its copy, or, of older runs, the file itself."""
   identity = (run['corpus'] or {}).get('tokenizer')
-  if not identity:  # Written by an earlier version, or of adopted tokens.
+  if identity and identity['kind'] not in tokenizers.KINDS:
+    return None  # Of adopted tokens, only the boundaries are known.
+  if not identity:  # Written by an earlier version.
     with contextlib.suppress(ConfigError, KeyError):
       return tokenizers.load_tokenizer(config.data)
     return None

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from jax_sparse_pretrain import history
+from jax_sparse_pretrain.config import ConfigError
 from jax_sparse_pretrain.inference.language_model import LanguageModel
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.runs.workdir import Workdir
+from jax_sparse_pretrain.schema import one_line
 from jax_sparse_pretrain.text import known, percent
 
 _USE = {
@@ -107,21 +109,28 @@ def _training(
   if model.masks:
     pruned = sum(int(np.sum(~mask)) for mask in model.masks.values())
     final = linear - pruned
-    average = history.read(files.history).average_parameters(step)
+    try:
+      average = history.read(files.history).average_parameters(step)
+    except (ValueError, OSError) as error:
+      raise ConfigError(f'{files.history}: {one_line(error)}') from None
     yield (
       'on average over training (N_avg)',
       (f'{average:,.0f}, {percent(average / linear)}'),
     )
     yield 'here (N_final)', f'{final:,}, {percent(final / linear)}'
-    asked = config['pruning']
-    yield (
-      'pruning',
-      (
-        f'{asked["algorithm"]}, {asked["structure"]}, {asked["distribution"]}; '
-        f'{asked["schedule"]} schedule to a sparsity of {asked["sparsity"]}, '
-        f'steps {model.run["plan"]["start"]:,} to {model.run["plan"]["end"]:,}'
-      ),
-    )
+    asked, plan = config['pruning'], model.run['plan']
+    if config['init_masks_from_zeros']:
+      yield 'masks', 'at the start, the zeros of the model begun from'
+    if asked['sparsity']:
+      yield (
+        'pruning',
+        (
+          f'{asked["algorithm"]}, {asked["structure"]}, '
+          f'{asked["distribution"]}; {asked["schedule"]} schedule to a '
+          f'sparsity of {asked["sparsity"]}, steps {plan.get("start", "?")} '
+          f'to {plan.get("end", "?")}'
+        ),
+      )
   else:
     average = linear
   yield 'all parameters', f'{counts.total_parameters(model.config):,}'
@@ -139,7 +148,8 @@ def _training(
     for name, value in summary.items():
       if name.startswith('eval_loss') and value is not None:
         yield name.replace('_', ' '), f'{value:.4f} nats per token'
-    yield 'training loss', f'{summary["train_loss"]:.4f}'
+    loss = summary.get('train_loss')
+    yield 'training loss', known(loss, lambda x: f'{x:.4f}')
 
 
 def _summary(files: Workdir) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jax_sparse_pretrain import history
+from jax_sparse_pretrain import distributed, history
 from jax_sparse_pretrain.config import ConfigError
 from jax_sparse_pretrain.runs import workdir as workdir_lib
 from jax_sparse_pretrain.runs.checkpoint import Checkpoints, Restored
@@ -25,7 +25,8 @@ def start_or_resume(
   programs = experiment.programs
   restored = checkpoints.restore_newest(programs.abstract_state)
   if restored is None:
-    return Restored(0, experiment.init(), data={}, progress={})
+    state = distributed.together(experiment.init)
+    return Restored(0, state, data={}, progress={})
   experiment.batches.set_state(restored.data)
   state = restored.state
   if state.masks is None and programs.abstract_state.masks is not None:

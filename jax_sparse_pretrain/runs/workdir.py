@@ -155,6 +155,9 @@ def check_same_run(
   changes = config_lib.alterations(before['config'], resolved['config'])
   if before['corpus'] != resolved['corpus']:
     changes['new run'].append('data: the corpus has changed')
+  # None if the model is not there any more.
+  if resolved['begins_with'] not in (None, before['begins_with']):
+    changes['new run'].append('init_from: the weights have changed')
   _refuse(where, changes, fork)
   _warn_of_rounding(before, resolved)
   return Previous(before, changes['fork'])
@@ -187,6 +190,7 @@ def read_resolved(workdir: Workdir) -> dict[str, Any]:
     # With tuples, which JSON has not, and the defaults of newer keys.
     config = dataclasses.asdict(config_lib.from_dict(resolved['config']))
     rest = {'corpus': None, 'plan': {}, 'mesh': {}, 'versions': {}}
+    rest['begins_with'] = 'random weights'
     return {**rest, **resolved, 'config': config}
   except (ValueError, KeyError, TypeError) as error:
     raise ConfigError(
@@ -229,6 +233,9 @@ def write_config(
   forks = previous.resolved.get('forks', []) if previous and step else []
   if previous and previous.changes and step:
     forks = [*forks, {'step': step, 'changes': previous.changes}]
+  if previous and resolved['begins_with'] is None:
+    begins_with = previous.resolved['begins_with']
+    resolved = {**resolved, 'begins_with': begins_with}
   trunk = {}
   if previous and step and 'trunk' in previous.resolved:
     trunk = {'trunk': previous.resolved['trunk']}

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jax_sparse_pretrain import config as config_lib
-from jax_sparse_pretrain import pruning
+from jax_sparse_pretrain import pruning, storage
 from jax_sparse_pretrain.config import Config, ConfigError
 from jax_sparse_pretrain.data import tokenizers
 from jax_sparse_pretrain.huggingface import llama, tokenizer_files
@@ -35,19 +35,26 @@ _OF_LLAMA3 = (
 
 def open_model(
   config: Config, tokenizer: tokenizers.Tokenizer | None
-) -> ModelDirectory:
+) -> ModelDirectory | None:
   """The model in `init_from`, which must be that of the config and the data.
+
+  None if there is no such directory: a run that goes on does not need it.
 
   Args:
     config: the checked config of the run.
     tokenizer: that of the data; None if only its boundaries are known.
 
   Raises:
-    ConfigError: naming what differs.
+    ConfigError: naming what differs, or the first tensor that is missing, too
+      much, or of another shape or type.
   """
+  if not storage.as_path(config.init_from).exists():
+    return None
   where = f'init_from = {config.init_from!r}'
   model = ModelDirectory(config.init_from, where)
-  _check_sizes(config.model, model.model, where)
+  check_sizes(config.model, model.model, where)
+  if not storage.is_remote(model.path):
+    model.check()
   if not config.init_other_tokenizer:
     difference = _difference(tokenizer, model.tokenizer())
     if difference:
@@ -66,9 +73,14 @@ def _difference(ours, theirs) -> str:
   return difference and f'its tokenizer is not that of the data: {difference}'
 
 
-def _check_sizes(
+def check_sizes(
   asked: config_lib.Model, found: config_lib.Model, where: str
 ) -> None:
+  """Whether the model of a config is the one in a directory.
+
+  Raises:
+    ConfigError: naming the first key that differs.
+  """
   for name in (field.name for field in dataclasses.fields(asked)):
     if name in _FREE or (name in _OF_LLAMA3 and asked.rope_scaling == 'none'):
       continue
@@ -79,8 +91,7 @@ def _check_sizes(
     )
     if ours != theirs:
       raise ConfigError(
-        f'{where}: model.{name} = {ours}: must be {theirs!r}, as in the model '
-        'there'
+        f'{where}: model.{name} = {ours!r}: must be {theirs!r}, as there'
       )
 
 
@@ -95,10 +106,10 @@ def read_params(
     shardings: where the params live.
 
   Raises:
-    ConfigError: naming the first tensor that is missing, too much, or of
-      another shape or type.
+    ConfigError: as `open_model` does, for a directory in a bucket.
   """
-  directory.check()
+  if storage.is_remote(directory.path):
+    directory.check()
   places, leaves = pruning.by_path(shardings), {}
   for path, leaf in llama.leaves_of(model, directory.read):
     leaf = leaf.astype(np.float32)

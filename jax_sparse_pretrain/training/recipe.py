@@ -315,7 +315,7 @@ def make_controls(
   def controls(step: int) -> Controls:
     return Controls(
       learning_rate=learning_rates[step],
-      prune=np.bool_(step in kept),
+      prune=np.bool_(asked.sparsity > 0 and step in kept),
       # A step without an update gets a budget too: the structure is compiled.
       budget=budget_at(step if step in kept else schedule.end),
     )

@@ -61,7 +61,8 @@ class Experiment(Parts):
   Attributes:
     corpus: the fingerprint of the data.
     tokenizer: made the tokens; None if only its boundaries are known.
-    model: holds the weights to begin with; None for random ones.
+    model: holds the weights to begin with; None for random ones, or if they
+      are not there any more.
     notes: lines about the data, for a person.
     batches: iterator over this process's rows of each batch; to be closed
       when done.
@@ -84,9 +85,17 @@ class Experiment(Parts):
   controls: Callable[[int], step_lib.Controls]
 
   def init(self) -> step_lib.TrainState:
-    """A fresh state, on the devices."""
-    if self.model is None:
+    """A fresh state, on the devices.
+
+    Raises:
+      ConfigError: if the weights to begin with are not there.
+    """
+    if not self.config.init_from:
       return self.programs.init(self.config.seed)
+    if self.model is None:
+      raise ConfigError(
+        f'init_from = {self.config.init_from!r}: must be a directory'
+      )
     params = init_from.read_params(
       self.config.model, self.model, self.programs.params_sharding
     )
@@ -136,6 +145,13 @@ class Experiment(Parts):
     )
 
   @property
+  def _begins_with(self) -> str | None:
+    """What identifies the first weights; None if they are not there."""
+    if not self.config.init_from:
+      return 'random weights'
+    return self.model and self.model.fingerprint
+
+  @property
   def resolved(self) -> dict[str, Any]:
     """What `config.json` holds."""
     schedule = self.plan.schedule
@@ -152,6 +168,7 @@ class Experiment(Parts):
         'every': schedule.every,
       },
       'corpus': self.corpus,
+      'begins_with': self._begins_with,
       'mesh': dict(self.mesh.shape),
       'hardware': {'kind': device.device_kind, 'peak_flops': self.peak_flops},
       'versions': {p: importlib.metadata.version(p) for p in _VERSIONED},

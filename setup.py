@@ -85,7 +85,7 @@ setup(
     'gpu': [JAX.replace('jax', 'jax[cuda13]', 1)],
     'tpu': [JAX.replace('jax', 'jax[tpu]', 1)],
     # To see in `pytest` that exported models are what others read.
-    'hf': ['lm_eval>=0.4.9', 'torch>=2.6', 'transformers>=4.50'],
+    'hf': ['lm_eval[hf]>=0.4.9', 'torch>=2.6', 'transformers>=4.50'],
     # To decode from a sparse file on a CPU.
     'sparse': SPARSE,
     'wandb': ['wandb'],

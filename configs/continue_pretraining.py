@@ -26,11 +26,11 @@ from ml_collections import ConfigDict
 from jax_sparse_pretrain.config import defaults
 
 
-def get_config(model: str = '') -> ConfigDict:
+def get_config(model: str = 'MODEL') -> ConfigDict:
   """What differs from the recipe in `jax_sparse_pretrain/config.py`."""
   config = ConfigDict(defaults())
   config.init_from = model
-  if model:
+  if model != 'MODEL':
     from jax_sparse_pretrain.huggingface.model_directory import ModelDirectory
 
     config.model.update(ModelDirectory(model).sizes)

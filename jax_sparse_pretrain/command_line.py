@@ -36,6 +36,7 @@ def status_of(work: Callable[[], None]) -> int:
   """Does the work of a command; an error becomes a line and a status."""
   try:
     work()
+    sys.stdout.flush()  # What cannot be written is an error here, not later.
   except config_lib.ConfigError as error:
     print(f'error: {error}', file=sys.stderr)
     return BAD_INPUT
@@ -156,9 +157,9 @@ def running_file(path: str) -> Iterator[None]:
   try:
     yield
   except (Exception, SystemExit) as error:
-    raise config_lib.ConfigError(
-      f'--config = {path}: {schema.one_line(error)}'
-    ) from error
+    # ml_collections puts the whole trace of an error into its message.
+    said = schema.one_line(error).rsplit('ConfigError: ', 1)[-1]
+    raise config_lib.ConfigError(f'--config = {path}: {said}') from error
   finally:
     sys.path.remove(folder)
 

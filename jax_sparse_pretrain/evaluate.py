@@ -140,7 +140,7 @@ def _as_json(result, about: dict[str, Any]) -> str:
     'bits_per_byte': result.bits_per_byte,
     result.unit: result.n,
     'tokens': result.tokens,
-    'bytes': result.n_bytes,
+    'bytes': result.n_bytes and round(result.n_bytes),
     'tokens_per_second': result.tokens_per_second,
     **about,
   }

@@ -250,8 +250,14 @@ metric_list: [{metric: acc}]
 
 
 @pytest.mark.slow
-def test_lm_eval_runs_a_task_of_our_own(exported, tmp_path):
-  pytest.importorskip('lm_eval')
+@pytest.mark.parametrize('kind', ['sparse', 'dense'])
+def test_lm_eval_runs_a_task_of_our_own(kind, exported, folder, tmp_path):
+  if kind == 'dense':
+    run = tmp_path / 'run'
+    trained.train(folder, run, pruning={'sparsity': 0.0})
+    exported = export_model(run, tmp_path / 'model')
+  for name in ('lm_eval', 'accelerate'):
+    pytest.importorskip(name)
   pytest.importorskip('torch')
   (tmp_path / 'remembered.yaml').write_text(
     TASK.replace('FOLDER', str(tmp_path))

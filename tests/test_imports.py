@@ -91,6 +91,7 @@ ALLOWED = {
     'runs',
     'schema',
     'sharding',
+    'storage',
     'text',
     'training',
   },

@@ -12,7 +12,13 @@ import optax
 import pytest
 import trained
 
-from jax_sparse_pretrain import ConfigError, evaluate, generate, pruning
+from jax_sparse_pretrain import (
+  ConfigError,
+  evaluate,
+  export_model,
+  generate,
+  pruning,
+)
 from jax_sparse_pretrain import data as data_lib
 from jax_sparse_pretrain.inference import evaluation, generation
 from jax_sparse_pretrain.inference.language_model import (
@@ -94,7 +100,7 @@ def test_checkpoints_of_every_nth_step_stay(workdir):
 
 
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
-def test_a_damaged_checkpoint_is_told_and_left_alone(workdir, tmp_path):
+def test_a_damaged_checkpoint_is_told_and_left_alone(workdir, tmp_path, capsys):
   copy = shutil.copytree(workdir, tmp_path / 'run')
   for path in (copy / 'checkpoints' / '30' / 'state').rglob('d/*'):
     path.write_bytes(path.read_bytes()[:10])
@@ -104,6 +110,36 @@ def test_a_damaged_checkpoint_is_told_and_left_alone(workdir, tmp_path):
   assert '\n' not in str(caught.value)
   assert trained.files_of(copy) == before
   assert load_model(copy, step=20).step == 20
+  assert evaluate.main([str(copy)]) == 1
+  [line] = capsys.readouterr().err.splitlines()
+  assert line.startswith('error: ') and '30: cannot be read' in line
+
+
+def test_a_run_on_adopted_tokens_has_no_tokenizer(tmp_path, capsys):
+  """Only the boundaries of such tokens are known."""
+  from jax_sparse_pretrain.prepare import __main__ as prepare
+
+  for split in ('train', 'val'):
+    np.arange(5000, dtype=np.uint16).clip(max=199).tofile(
+      tmp_path / f'{split}.bin'
+    )
+  argv = [f'--adopt={tmp_path}/*.bin', f'--out={tmp_path}/tokens']
+  assert prepare.main([*argv, '--vocab_size=200', '--eos_id=7']) == 0
+  data = {'source': 'tokens', 'path': str(tmp_path / 'tokens')}
+  trained.train(
+    tmp_path,
+    tmp_path / 'run',
+    data={**data, 'tokenizer': 'auto'},
+    duration={'value': 2},
+    pruning={'sparsity': 0.0},
+  )
+  model = load_model(tmp_path / 'run')
+  assert model.tokenizer is None and model.logits([[1, 2]]).shape[0] == 1
+  with pytest.raises(ConfigError, match='the model has no tokenizer'):
+    model.generate(['import'])
+  with pytest.raises(ConfigError, match='--without_tokenizer'):
+    export_model(tmp_path / 'run', tmp_path / 'model')
+  export_model(tmp_path / 'run', tmp_path / 'model', without_tokenizer=True)
 
 
 def test_what_is_no_model_is_refused(tmp_path):

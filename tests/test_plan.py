@@ -82,7 +82,7 @@ def sparse_runs(plans):
 def test_the_papers_sizes_give_the_papers_shapes(n_layers, d_model, linear):
   model = choose_architecture(linear, 32_000, 2_048)
   assert (model.n_layers, model.d_model) == (n_layers, d_model)
-  assert model.d_ff == 4 * d_model and model.head_dim == 64
+  assert model.d_ff == 4 * d_model and model.head_size == 64
   assert counts.linear_parameters(model) == linear
 
 
@@ -109,9 +109,9 @@ def test_shapes_are_those_of_the_family():
     model = choose_architecture(linear, 32_000, 2_048)
     aspect = model.d_model / model.n_layers
     assert 128 / 3 <= aspect <= 128 or model.n_layers == 1
-    assert model.n_heads * model.head_dim == model.d_model
-    assert model.head_dim % 2 == 0
-    assert 48 <= model.head_dim <= 96 or model.d_model < 48
+    assert model.n_heads * model.head_size == model.d_model
+    assert model.head_size % 2 == 0
+    assert 48 <= model.head_size <= 96 or model.d_model < 48
 
 
 def test_a_size_that_no_model_has_is_refused():

@@ -129,6 +129,7 @@ OTHER = {
   'model.n_heads': 2,
   'model.compute_dtype': 'bfloat16',
   'model.attention': 'xla',
+  'model.rope_scaling': 'llama3',
   'data.source': 'text',
   'data.tokenizer': 'sentencepiece',
   'data.mixture': None,  # only of prepared tokens
@@ -156,7 +157,8 @@ MAY_DIFFER = {
   'optimizer.decay_fraction', 'optimizer.final_lr_fraction',
   'pruning.sparsity', 'pruning.schedule', 'pruning.power', 'pruning.start',
   'pruning.end', 'pruning.unit', 'pruning.every', 'pruning.snapshots',
-  'checkpoint.every', 'checkpoint.keep', 'data.prefetch', 'data.data_dir',
+  'checkpoint.every', 'checkpoint.keep', 'checkpoint.keep_every',
+  'data.prefetch', 'data.data_dir',
   'logging.tensorboard', 'logging.wandb_project',
 }  # fmt: skip
 

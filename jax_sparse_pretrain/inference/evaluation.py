@@ -199,7 +199,13 @@ def _evaluation(unit, losses, counts, n_bytes, clock) -> Evaluation:
   """Sums over batches -> loss and its error, those of a ratio of means."""
   lost, counted = np.concatenate([*losses, []]), np.concatenate([*counts, []])
   n, tokens = len(lost), int(counted.sum())
-  loss = lost.sum() / tokens if tokens else math.nan
+  if not tokens:
+    raise ConfigError(
+      'the text is shorter than one row of the context'
+      if unit == 'rows'
+      else 'there is no text'
+    )
+  loss = lost.sum() / tokens
   error = math.nan
   if n > 1:
     spread = np.square(lost - loss * counted).sum() / (n - 1)

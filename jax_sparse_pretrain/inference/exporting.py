@@ -250,5 +250,7 @@ def _write_masks(directory: pathlib.Path, model: LanguageModel) -> None:
 def _save(content: dict[str, np.ndarray], path: pathlib.Path, format: str):
   try:
     safetensors.numpy.save_file(content, path, metadata={'format': format})
+    # The library keeps others from reading it.
+    path.chmod((path.parent / model_directory.CONFIG).stat().st_mode)
   except safetensors.SafetensorError as error:
     raise OSError(f'{path}: cannot be written: {error}') from None

@@ -52,7 +52,10 @@ class LanguageModel:
 
   def logits(self, tokens: Any) -> jax.Array:
     """Next-token logits float32[B, L, V] of token ids, int[B, L]."""
-    tokens = jnp.asarray(tokens, jnp.int32)
+    tokens = np.asarray(tokens, np.int32)
+    known = range(self.config.vocab_size)
+    if tokens.size and not (tokens.min() in known and tokens.max() in known):
+      raise ValueError(f'tokens: must be from 0 to {known[-1]}')
     if tokens.ndim != 2:
       raise ValueError(
         f'tokens: must be int[B, L], not of shape {tokens.shape}'
@@ -67,15 +70,20 @@ class LanguageModel:
     """
     from jax_sparse_pretrain.inference import evaluation
 
+    if isinstance(texts, str):
+      raise TypeError('texts: must be a list of texts, not a text')
     return evaluation.evaluate_texts(self, texts).loss
 
   def generate(self, prompts: Sequence[str], **options) -> list[str]:
-    """What the model writes after each prompt.
+    """What the model writes after each prompt, without the prompt.
 
     Args:
       prompts: any number of texts, of any lengths.
-      **options: of `generation.generate`, such as `max_tokens`.
+      **options: `max_tokens`, `temperature`, `top_k`, `top_p`, `seed`,
+        `samples`, `engine` and `on_text`, as in `generation.generate`.
     """
+    if isinstance(prompts, str):
+      raise TypeError('prompts: must be a list of texts, not a text')
     from jax_sparse_pretrain.inference import generation
 
     return generation.generate(self, prompts, **options)

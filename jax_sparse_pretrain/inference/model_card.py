@@ -163,7 +163,8 @@ def _summary(files: Workdir) -> dict[str, Any]:
 def _data(model: LanguageModel) -> Iterator[tuple[str, str]]:
   corpus = model.run['corpus'] or {}
   data = model.run['config']['data']
-  yield 'source', f'{data["source"]} `{data["path"] or data["mixture"] or ""}`'
+  where = data['path'] or ', '.join(path for path, _ in data['mixture'])
+  yield 'source', f'{data["source"]} `{where}`' if where else data['source']
   for split in ('train', 'validation'):
     about = corpus.get(split, {})
     yield (

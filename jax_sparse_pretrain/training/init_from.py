@@ -1,6 +1,7 @@
 """The weights of a model that exists, for a run to begin with."""
 
 import dataclasses
+import warnings
 from typing import Any
 
 import jax
@@ -31,6 +32,9 @@ _OF_LLAMA3 = (
   'rope_high_frequency_factor',
   'rope_original_length',
 )
+
+# A share of zeros that is no accident.
+_MANY_ZEROS = 0.02
 
 
 def open_model(
@@ -96,7 +100,10 @@ def check_sizes(
 
 
 def read_params(
-  model: config_lib.Model, directory: ModelDirectory, shardings: Any
+  model: config_lib.Model,
+  directory: ModelDirectory,
+  shardings: Any,
+  keeps_zeros: bool,
 ) -> Any:
   """The params on the devices, float32, read one leaf after another.
 
@@ -104,6 +111,7 @@ def read_params(
     model: the sizes, and whether layers are stacked.
     directory: what `open_model` returns.
     shardings: where the params live.
+    keeps_zeros: whether zeros will be masked; else a warning tells of many.
 
   Raises:
     ConfigError: as `open_model` does, for a directory in a bucket.
@@ -111,9 +119,17 @@ def read_params(
   if storage.is_remote(directory.path):
     directory.check()
   places, leaves = pruning.by_path(shardings), {}
+  n_weights = n_zeros = 0
   for path, leaf in llama.leaves_of(model, directory.read):
     leaf = leaf.astype(np.float32)
+    n_weights, n_zeros = n_weights + leaf.size, n_zeros + np.sum(leaf == 0)
     leaves[path] = jax.make_array_from_callback(
       leaf.shape, places[path], leaf.__getitem__
+    )
+  if n_zeros > _MANY_ZEROS * n_weights and not keeps_zeros:
+    warnings.warn(
+      f'init_from: {n_zeros / n_weights:.0%} of the weights there are zero '
+      'and will grow again; init_masks_from_zeros = True keeps them',
+      stacklevel=2,
     )
   return llama.as_tree(leaves)

@@ -97,7 +97,10 @@ class Experiment(Parts):
         f'init_from = {self.config.init_from!r}: must be a directory'
       )
     params = init_from.read_params(
-      self.config.model, self.model, self.programs.params_sharding
+      self.config.model,
+      self.model,
+      self.programs.params_sharding,
+      keeps_zeros=self.config.init_masks_from_zeros,
     )
     return self.programs.begin(params)
 

@@ -18,6 +18,8 @@ from jax_sparse_pretrain import (
 from jax_sparse_pretrain.inference.language_model import load_model
 from jax_sparse_pretrain.training import setup
 
+pytestmark = pytest.mark.filterwarnings('ignore:init_from:UserWarning')
+
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
@@ -104,9 +106,10 @@ def test_pruning_goes_on_from_the_zeros(sparse, folder, tmp_path):
   first = json.loads((sparse.parent / 'run' / 'summary.json').read_text())
   assert summary['average_parameters'] < first['final_parameters']
   # Without masks, the zeros grow again.
-  trained.train(
-    folder, tmp_path / 'dense', pruning={'sparsity': 0.0}, **changes
-  )
+  with pytest.warns(UserWarning, match='61% of the weights there are zero'):
+    trained.train(
+      folder, tmp_path / 'dense', pruning={'sparsity': 0.0}, **changes
+    )
   assert sum(m.sum() for m in kept(tmp_path / 'dense').values()) > 1.1 * sum(
     m.sum() for m in masks.values()
   )

@@ -2,7 +2,7 @@
 
   python -m jax_sparse_pretrain.train --workdir=DIR \\
     --config=configs/continue_pretraining.py:MODEL \\
-    --config.data.path=TOKENS --config.duration.value=2e9
+    --config.data.path=TOKENS
 
 MODEL is a directory of Hugging Face with `model_type` llama and no biases, such
 as `export` writes, or one from the hub:
@@ -17,8 +17,7 @@ Its sizes are read from there. TOKENS must be made with its tokenizer:
 To train a pruned model on without losing its zeros, add
 `--config.init_masks_from_zeros --config.pruning.sparsity=0`.
 
-The rates are a guess that has served others: a tenth of the peak of a training
-from the start, and a short warm-up. Try your own.
+The peak rate, the warm-up and the times of pruning are guesses: try your own.
 """
 
 from ml_collections import ConfigDict

@@ -32,6 +32,23 @@ class Parser(argparse.ArgumentParser):
     raise config_lib.ConfigError(f'{message}; see --help')
 
 
+def make_parser(name: str, about: str | None, epilog: str = '') -> Parser:
+  """The parser of a command.
+
+  Args:
+    name: of the module that is run.
+    about: its docstring.
+    epilog: what stands below the arguments.
+  """
+  return Parser(
+    prog=f'python -m jax_sparse_pretrain.{name}',
+    description=about,
+    epilog=epilog,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+
+
 def status_of(work: Callable[[], None]) -> int:
   """Does the work of a command; an error becomes a line and a status."""
   try:

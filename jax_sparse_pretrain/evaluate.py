@@ -10,13 +10,12 @@ differ. Exit status: 0 done, 1 the checkpoint cannot be read, 2 bad input.
 """
 
 import argparse
-import ast
 import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from jax_sparse_pretrain import command_line
+from jax_sparse_pretrain import command_line, schema
 from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain.config import ConfigError
 from jax_sparse_pretrain.text import Line, known, listing
@@ -32,12 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = command_line.Parser(
-    prog='python -m jax_sparse_pretrain.evaluate',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+  parser = command_line.make_parser(
+    'evaluate',
+    __doc__,
     epilog='Any key of the section `data` of a config: --data.KEY=VALUE',
-    allow_abbrev=False,
   )
   command_line.add_model(parser)
   parser.add_argument(
@@ -95,15 +92,8 @@ def _overrides(words: Sequence[str]) -> dict[str, Any]:
     name, equals, value = word.partition('=')
     if not equals or not name.startswith('--data.'):
       raise ConfigError(f'{word}: is not an argument; see --help')
-    found[name.removeprefix('--data.')] = _literal(value)
+    found[name.removeprefix('--data.')] = schema.literal(value)
   return found
-
-
-def _literal(text: str) -> Any:
-  try:
-    return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
-    return text
 
 
 def _data(model, overrides: dict[str, Any]) -> config_lib.Data:
@@ -119,10 +109,9 @@ def _data(model, overrides: dict[str, Any]) -> config_lib.Data:
   if not values and not overrides:
     raise ConfigError('--data.path: must be given: the model is of no run here')
   if 'path' in overrides:
-    path = str(overrides['path'])
-    from jax_sparse_pretrain.data import corpus
+    from jax_sparse_pretrain import data as data_lib
 
-    is_prepared = corpus.is_prepared(path)
+    is_prepared = data_lib.is_prepared(str(overrides['path']))
     values |= {'mixture': (), 'source': 'tokens' if is_prepared else 'text'}
     if is_prepared:
       values['piece_bytes'] = 0

@@ -21,12 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = command_line.Parser(
-    prog='python -m jax_sparse_pretrain.export',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command_line.make_parser('export', __doc__)
   command_line.add_model(parser, computes=False)
   parser.add_argument(
     '--out', required=True, metavar='DIR', help='the directory to make'

@@ -39,12 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = command_line.Parser(
-    prog='python -m jax_sparse_pretrain.generate',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command_line.make_parser('generate', __doc__)
   command_line.add_model(parser)
   parser.add_argument(
     '--prompt',

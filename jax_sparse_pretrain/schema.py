@@ -3,6 +3,7 @@
 Standard library only.
 """
 
+import ast
 import copy
 import dataclasses
 import difflib
@@ -172,3 +173,13 @@ def field(cls: type, dotted_name: str) -> dataclasses.Field:
   for section in sections:
     cls = typing.get_type_hints(cls)[section]
   return cls.__dataclass_fields__[name]
+
+
+def literal(text: str) -> Any:
+  """'0.2' -> 0.2, 'true' -> True; text that is no literal stays text."""
+  if text.lower() in ('true', 'false'):
+    return text.lower() == 'true'
+  try:
+    return ast.literal_eval(text)
+  except (SyntaxError, ValueError):
+    return text

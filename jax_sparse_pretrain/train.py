@@ -34,12 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = command_line.Parser(
-    prog='python -m jax_sparse_pretrain.train',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+  parser = command_line.make_parser(
+    'train',
+    __doc__,
     epilog='Any key of the config: --config.SECTION.KEY=VALUE',
-    allow_abbrev=False,
   )
   parser.add_argument(
     '--config', help='a file with get_config(), or the name of a shipped one'

@@ -152,6 +152,59 @@ def test_a_sparse_file_holds_the_same_model(dtype, workdir, model, tmp_path):
     model.generate(prompts, engine='sparse')
 
 
+def test_layers_without_a_mask_are_dense(folder, tmp_path):
+  """Where the layers of a run are apart, some may be exempt."""
+  root = tmp_path / 'run'
+  trained.train(
+    folder,
+    root,
+    model={'scan_layers': False},
+    pruning={'sparsity': 0.5, 'exempt': ('layer_0/*', 'lm_head/*')},
+    duration={'value': 12},
+  )
+  masks = load_model(root).masks
+  assert not any(name.startswith('layer_0') for name in masks)
+  for format in ('huggingface', 'sparse'):
+    out = export_model(root, tmp_path / format, format=format, dtype='float32')
+    back = load_model(out).masks
+    assert back.keys() == {name.replace('layer_1', 'layers') for name in masks}
+    for name, mask in masks.items():
+      first, second = back[name.replace('layer_1', 'layers')]
+      assert first.all() and np.array_equal(second, mask), name
+
+
+def test_a_card_counts_the_targets_alone(folder, tmp_path):
+  root = tmp_path / 'run'
+  summary = trained.train(folder, root, data={'mask_documents': True})
+  assert summary['tokens'] < 30 * 8 * 32
+  card = (export_model(root, tmp_path / 'model') / 'README.md').read_text()
+  assert f'| tokens (D) | {summary["tokens"]:,} |' in card
+  assert f'{summary["compute_flops"]:.4g} FLOPs' in card
+
+
+def test_no_bos_where_the_tokenizer_puts_none(exported, tmp_path):
+  """Some models have the token and were trained without it."""
+  copy = shutil.copytree(exported, tmp_path / 'model')
+  assert load_model(copy).tokenizer.bos_id is not None
+  content = json.loads((copy / 'tokenizer.json').read_text())
+  content['post_processor'] = None
+  (copy / 'tokenizer.json').write_text(json.dumps(content))
+  model = load_model(copy)
+  assert model.tokenizer.bos_id is None
+  assert model.encode('import').tolist() == load_model(exported).encode(
+    'import'
+  ).tolist()[1:]  # fmt: skip
+
+
+def test_long_contexts_are_cut_unless_asked_for(exported, tmp_path):
+  copy = shutil.copytree(exported, tmp_path / 'model')
+  config = json.loads((copy / 'config.json').read_text())
+  config['max_position_embeddings'] = 131_072
+  (copy / 'config.json').write_text(json.dumps(config))
+  assert load_model(copy).config.context_length == 2048
+  assert load_model(copy, context_length=4096).config.context_length == 4096
+
+
 def test_an_export_is_exported_again(exported, tmp_path):
   export_model(exported, tmp_path / 'again')
   for name in ('model.safetensors', 'tokenizer.json', 'masks.safetensors'):

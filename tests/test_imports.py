@@ -25,7 +25,8 @@ ALLOWED = {
   'schema': set(),
   'shipped': set(),
   'hardware': set(),
-  'config': {'schema'},
+  'config': {'config_checks', 'schema'},
+  'config_checks': {'config', 'schema'},
   'storage': {'schema'},
   'history': {'storage'},
   'planning': {'config', 'schedule'},
@@ -37,6 +38,7 @@ ALLOWED = {
   'data': {'config', 'data', 'schema', 'storage', 'text'},
   'huggingface': {
     'config',
+    'config_checks',
     'data',
     'huggingface',
     'model',
@@ -130,7 +132,14 @@ ALLOWED = {
     'text',
     'training',
   },
-  'evaluate': {'command_line', 'config', 'data', 'inference', 'text'},
+  'evaluate': {
+    'command_line',
+    'config',
+    'data',
+    'inference',
+    'schema',
+    'text',
+  },
   'export': {'command_line', 'inference', 'storage', 'text'},
   'generate': {'command_line', 'config', 'huggingface', 'inference'},
   'train': {
@@ -157,6 +166,7 @@ ONLY_NUMPY = (
   'history',
   'schema',
   'config',
+  'config_checks',
   'compile_ahead/hlo',
 )
 NO_JAX = (

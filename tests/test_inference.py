@@ -144,7 +144,40 @@ def test_a_run_on_adopted_tokens_has_no_tokenizer(tmp_path, capsys):
     model.generate(['import'])
   with pytest.raises(ConfigError, match='--without_tokenizer'):
     export_model(tmp_path / 'run', tmp_path / 'model')
+  assert not list(tmp_path.glob('*model*')) + list(tmp_path.glob('.*'))
   export_model(tmp_path / 'run', tmp_path / 'model', without_tokenizer=True)
+
+
+def altered(workdir, copy, change):
+  """A copy of a run whose config.json has been changed."""
+  shutil.copytree(workdir, copy)
+  resolved = json.loads((copy / 'config.json').read_text())
+  change(resolved)
+  (copy / 'config.json').write_text(json.dumps(resolved))
+  return copy
+
+
+def test_a_step_from_before_a_fork_is_told(workdir, tmp_path):
+  def fork(resolved):
+    resolved['forks'] = [{'step': 20, 'changes': ['model.rope_base: 1 -> 2']}]
+
+  copy = altered(workdir, tmp_path / 'run', fork)
+  with pytest.warns(UserWarning, match='before a fork.*rope_base: 1 -> 2'):
+    load_model(copy, step=20)
+  load_model(copy, step=30)  # A warning would be an error.
+
+
+def test_a_run_with_a_kernel_that_is_not_here_opens(workdir, model, tmp_path):
+  def on_a_gpu(resolved):
+    resolved['config']['model'] |= {
+      'attention': 'cudnn',
+      'compute_dtype': 'bfloat16',
+    }
+
+  copy = altered(workdir, tmp_path / 'run', on_a_gpu)
+  tokens = [[1, 2, 3]]
+  opened = load_model(copy, compute_dtype='float32')
+  np.testing.assert_array_equal(opened.logits(tokens), model.logits(tokens))
 
 
 def test_what_is_no_model_is_refused(tmp_path):
@@ -321,6 +354,17 @@ def test_documents_are_measured_one_by_one(model):
   )
 
 
+def test_without_bos_the_first_token_is_predicted_after_an_end(model):
+  tokenizer = type(model.tokenizer)()
+  tokenizer.bos_id = None
+  without = dataclasses.replace(model, tokenizer=tokenizer)
+  text, eos = 'import os', tokenizer.eos_id
+  result = evaluation.evaluate_texts(without, [text])
+  by_hand = losses_by_hand(model, [eos, *text.encode(), eos])
+  assert result.tokens == len(text) + 1
+  assert result.loss == pytest.approx(np.mean(by_hand), rel=1e-5)
+
+
 def run_evaluate(capsys, *argv):
   assert evaluate.main([*map(str, argv), '--json']) == 0
   return json.loads(capsys.readouterr().out)
@@ -340,6 +384,21 @@ def test_a_run_is_measured_as_it_measures_itself(
   assert documents['bytes'] == corpus.fingerprint['validation']['bytes']
   assert documents['tokens'] == len(corpus.validation) - documents['documents']
   assert abs(documents['loss'] - whole['loss']) < 0.3
+
+
+def test_bytes_of_masked_rows_are_those_of_their_targets(
+  workdir, folder, capsys
+):
+  """BOS is no target then, and stands for no text."""
+  about = data_lib.open_corpus(
+    trained.config_of(folder).data
+  ).fingerprint['validation']  # fmt: skip
+  found = run_evaluate(capsys, workdir, '--data.mask_documents=true')
+  assert found['split'] == 'validation'
+  n_targets = about['tokens'] - about['documents']
+  assert found['tokens'] <= n_targets
+  expected = about['bytes'] * found['tokens'] / n_targets
+  assert found['bytes'] == round(expected)
 
 
 def test_another_text_is_measured_whole(workdir, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Runs that begin with a model that exists."""
 
+import dataclasses
 import json
 import shutil
 
@@ -88,6 +89,25 @@ def test_a_pruned_model_trains_on_without_losing_its_zeros(
   # It goes on where it was, not at the beginning, and needs no new zeros.
   rows = (tmp_path / 'mask_history.jsonl').read_text().splitlines()
   assert json.loads(rows[1])['nonzero'] == first['final_parameters']
+
+
+def test_a_structure_does_not_prune_what_only_holds_zeros(sparse, folder):
+  config = trained.config_of(
+    folder,
+    init_from=str(sparse),
+    init_masks_from_zeros=True,
+    pruning={'sparsity': 0.0, 'structure': 'n_by_m', 'schedule': 'one_shot'},
+    **SAME,
+  )
+  experiment = setup.set_up(config)
+  state = experiment.init()
+  before = jax.device_get(state.masks)
+  rows = experiment.to_devices(next(experiment.batches))
+  state, _ = experiment.programs.train_step(state, rows, experiment.controls(0))
+  experiment.batches.close()
+  assert 0 < before['layers/mlp/up/kernel'].mean() < 1
+  for name, mask in before.items():
+    np.testing.assert_array_equal(state.masks[name], mask)
 
 
 def test_pruning_goes_on_from_the_zeros(sparse, folder, tmp_path):
@@ -200,12 +220,13 @@ def test_another_model_is_refused(changes, message, sparse, folder, tmp_path):
   with pytest.raises(ConfigError, match=message) as caught:
     setup.set_up(config)
   assert '\n' not in str(caught.value)
+  if 'data' in changes:
+    allowed = dataclasses.replace(config, init_other_tokenizer=True)
+    setup.set_up(allowed).batches.close()
 
 
 def grown(source, target, vocab_size, scale=1.0):
   """A copy of a model with a padded vocabulary and another last norm."""
-  import dataclasses
-
   from jax_sparse_pretrain.inference import exporting
 
   model = load_model(source)

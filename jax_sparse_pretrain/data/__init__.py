@@ -16,6 +16,7 @@ from jax_sparse_pretrain import config
 from jax_sparse_pretrain.data.corpus import (
   Corpus,
   describe,
+  is_prepared,
   open_corpus,
   open_evaluation_set,
 )
@@ -34,6 +35,7 @@ __all__ = [
   'Tokenizer',
   'describe',
   'evaluation_rows',
+  'is_prepared',
   'load_tokenizer',
   'open_corpus',
   'open_evaluation_set',

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jax_sparse_pretrain import config as config_lib
-from jax_sparse_pretrain import schema
+from jax_sparse_pretrain import config_checks, schema
 from jax_sparse_pretrain.config import ConfigError
+from jax_sparse_pretrain.huggingface.sparse_file import DTYPES
 from jax_sparse_pretrain.model import counts
 
 # Our key, theirs, and what theirs is if it is missing. A value of None must be
@@ -44,7 +45,6 @@ _MUST_BE = {
   'mlp_bias': False,
   'quantization_config': None,
 }
-_DTYPES = ('float32', 'bfloat16')
 
 
 def to_llama_config(
@@ -98,11 +98,11 @@ def from_llama_config(
     if found[ours] is None:
       raise ConfigError(f'{where}: must have {theirs}')
   dtype = values.get('dtype') or values.get('torch_dtype') or 'float32'
-  found['compute_dtype'] = dtype if dtype in _DTYPES else 'float32'
+  found['compute_dtype'] = dtype if dtype in DTYPES else 'float32'
   try:
     rotary = _rotary(values, where)
     model = schema.build(config_lib.Model, {**found, **rotary}, 'model.')
-    config_lib.check_model(model)
+    config_checks.check_model(model)
   except ConfigError as error:
     raise ConfigError(f'{where}: {error}') from None
   return model
@@ -205,20 +205,22 @@ def tensors(model: config_lib.Model) -> list[Tensor]:
 def leaves_of(
   model: config_lib.Model,
   read: Callable[[str], np.ndarray],
-  only: Callable[[str], bool] = lambda name: True,
+  is_wanted: Callable[[str], bool] = lambda name: True,
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Our leaves one after another, (path, array), made of their tensors.
 
   Args:
     model: sizes.
     read: their name -> their tensor.
-    only: which of their tensors to read; a leaf without any is left out.
+    is_wanted: says so of their tensors; a leaf of which none is wanted is left
+      out.
   """
   by_path: dict[str, list[Tensor]] = {}
   for tensor in tensors(model):
-    if only(tensor.name):
-      by_path.setdefault(tensor.path, []).append(tensor)
+    by_path.setdefault(tensor.path, []).append(tensor)
   for path, parts in by_path.items():
+    if not any(is_wanted(part.name) for part in parts):
+      continue
     first = parts[0].to_ours(read(parts[0].name))
     if parts[0].layer is None:
       yield path, first

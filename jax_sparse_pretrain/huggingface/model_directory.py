@@ -162,14 +162,17 @@ class ModelDirectory:
     return (self.path / MASKS).exists() and name in self._open(MASKS).keys()
 
   def mask(self, name: str) -> np.ndarray:
-    """The mask of a tensor that has one, bool of its shape.
+    """The mask of a tensor, bool of its shape; all True if it has none.
 
     Raises:
       ConfigError: if it is not that of the weights.
     """
+    shape, _ = self._about(name)
+    if not self.has_mask(name):
+      return np.ones(shape, bool)
     if self.is_sparse:
       return self.sparse_file.mask(name)
-    shape, bits = self._about(name)[0], self._open(MASKS).get_tensor(name)
+    bits = self._open(MASKS).get_tensor(name)
     is_like = len(shape) == 2 and bits.shape == (shape[0], -(-shape[1] // 8))
     if not is_like or bits.dtype != np.uint8:
       raise ConfigError(f'{self._where}: {MASKS}: {name}: is no mask of it')

@@ -162,16 +162,13 @@ def _summed(model: LanguageModel, stretches, clock: '_Clock') -> np.ndarray:
 
 
 def evaluate_rows(
-  model: LanguageModel,
-  batches: Iterable[np.ndarray],
-  n_bytes: float | None = None,
+  model: LanguageModel, batches: Iterable[np.ndarray]
 ) -> Evaluation:
   """The loss on packed rows, as training has them.
 
   Args:
     model: what `load_model` returns.
     batches: int32[B, L + 1], or int32[B, 2, L + 1] with documents.
-    n_bytes: of their text, if known.
   """
   losses, counts, clock = [], [], _Clock()
   for rows in batches:
@@ -182,7 +179,7 @@ def evaluate_rows(
       each = np.asarray(_token_losses(model.config, model.params, rows))
     losses.append(each.sum(axis=1, dtype=np.float64))
     counts.append(n)
-  return _evaluation('rows', losses, counts, n_bytes, clock)
+  return _evaluation('rows', losses, counts, None, clock)
 
 
 @functools.partial(jax.jit, static_argnums=0)

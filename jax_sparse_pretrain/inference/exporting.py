@@ -119,7 +119,10 @@ def _check_target(target, source, overwrite: bool) -> None:
     return
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
-    storage.partial(target).mkdir(exist_ok=True)
+    probe = storage.partial(target)
+    storage.remove_tree(probe)  # Of an export that was killed.
+    probe.mkdir()
+    probe.rmdir()
   except OSError as error:
     raise ConfigError(f'{where}: {error.strerror}') from None
 

@@ -41,7 +41,10 @@ class Engine(Protocol):
 
 
 class DecoderEngine:
-  """The decoder with a cache; two programs for each size of the cache."""
+  """The decoder with a cache.
+
+  Compiled once for each size of the cache, and for each length of prompts.
+  """
 
   def __init__(self, model: LanguageModel):
     self._params, self._config = model.params, model.config

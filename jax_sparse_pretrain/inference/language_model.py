@@ -110,12 +110,9 @@ class LanguageModel:
     return self.tokenizer
 
   @functools.cached_property
-  def decoder(self) -> Decoder:
-    return Decoder(self.config)
-
-  @functools.cached_property
   def _forward(self):
-    return jax.jit(lambda params, x: self.decoder.apply({'params': params}, x))
+    decoder = Decoder(self.config)
+    return jax.jit(lambda params, x: decoder.apply({'params': params}, x))
 
 
 def load_model(
@@ -190,7 +187,7 @@ def _of_directory(directory: model_directory.ModelDirectory) -> LanguageModel:
     for path, leaf in llama.leaves_of(directory.model, directory.read)
   }
   masks = dict(
-    llama.leaves_of(directory.model, directory.mask, only=directory.has_mask)
+    llama.leaves_of(directory.model, directory.mask, directory.has_mask)
   )
   return LanguageModel(
     _usable(directory.model),

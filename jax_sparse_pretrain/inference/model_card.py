@@ -1,5 +1,6 @@
 """The README of an exported model: what it is, and how it was made."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -134,13 +135,12 @@ def _training(
   else:
     average = linear
   yield 'all parameters', f'{counts.total_parameters(model.config):,}'
-  tokens = step * config['batch_size'] * config['model']['context_length']
   yield 'steps', f'{step:,}'
-  yield 'tokens (D)', f'{tokens:,}'
-  yield (
-    'compute (C = 6 N_avg D)',
-    (f'{counts.training_flops(average, tokens):.4g} FLOPs'),
-  )
+  tokens = _tokens(model, files)
+  if tokens is not None:
+    compute = counts.training_flops(average, tokens)
+    yield 'tokens (D)', f'{tokens:,}'
+    yield 'compute (C = 6 N_avg D)', f'{compute:.4g} FLOPs'
   if config['init_from']:
     yield 'begun from', f'`{config["init_from"]}`, whose tokens are not counted'
   summary = _summary(files)
@@ -150,6 +150,20 @@ def _training(
         yield name.replace('_', ' '), f'{value:.4f} nats per token'
     loss = summary.get('train_loss')
     yield 'training loss', known(loss, lambda x: f'{x:.4f}')
+
+
+def _tokens(model: LanguageModel, files: Workdir) -> int | None:
+  """D: the targets in the loss so far; None if the run has not logged them."""
+  config = model.run['config']
+  if not config['data']['mask_documents']:
+    row = config['model']['context_length']
+    return model.step * config['batch_size'] * row
+  with contextlib.suppress(Exception):  # Object stores raise many kinds.
+    for line in files.metrics.read_text().splitlines():
+      logged = json.loads(line)
+      if logged['step'] == model.step:
+        return round(logged['tokens'])
+  return None
 
 
 def _summary(files: Workdir) -> dict[str, Any]:

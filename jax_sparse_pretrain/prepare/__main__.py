@@ -73,12 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = command_line.Parser(
-    prog='python -m jax_sparse_pretrain.prepare',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command_line.make_parser('prepare', __doc__)
   add = parser.add_argument
   add('inputs', nargs='*', metavar='INPUT')
   add('--out', metavar='DIR', help='where the shards go')

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from jax_sparse_pretrain import command_line
-from jax_sparse_pretrain.command_line import Parser, Stopped, StopRequest
+from jax_sparse_pretrain.command_line import Stopped, StopRequest
 from jax_sparse_pretrain.config import ConfigError
 
 
@@ -34,12 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = Parser(
-    prog='python -m jax_sparse_pretrain.sweep',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+  parser = command_line.make_parser(
+    'sweep',
+    __doc__,
     epilog='Any key of what runs have in common: --config.SECTION.KEY=VALUE',
-    allow_abbrev=False,
   )
   parser.add_argument('--config', help='a file with get_config(), get_runs()')
   parser.add_argument('--workdir', help='files of the sweep; needed to train')

@@ -4,7 +4,6 @@ From the checked config alone: the kernels and their targets, the plan, the
 pruner, and the controls of every step.
 """
 
-import ast
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jax_sparse_pretrain import config as config_lib
-from jax_sparse_pretrain import data, hardware, planning, pruning
+from jax_sparse_pretrain import data, hardware, planning, pruning, schema
 from jax_sparse_pretrain.config import Config, ConfigError
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.planning import Plan
@@ -259,17 +258,7 @@ def _options(asked: config_lib.Pruning) -> dict[str, Any]:
   for name in names:
     if names.count(name) > 1:
       raise ValueError(f'options: {name} is given twice')
-  return {name: _literal(value) for name, value in asked.options}
-
-
-def _literal(text: str):
-  """'0.2' -> 0.2, 'true' -> True; text that is no literal stays text."""
-  if text.lower() in ('true', 'false'):
-    return text.lower() == 'true'
-  try:
-    return ast.literal_eval(text)
-  except (SyntaxError, ValueError):
-    return text
+  return {name: schema.literal(value) for name, value in asked.options}
 
 
 def _check_updates(

@@ -3,18 +3,27 @@
 `mask_history.jsonl` has a header line, one row for step 0, and one row for each
 mask update. The `step` of a row is the first step whose forward pass uses its
 counts. Counts are whole numbers, so N_avg is exact up to one last division.
-Training writes the file, the analysis reads it.
+A row of an update says, too, how much of the sum of magnitudes was kept; those
+are floats, and differ by rounding between meshes. Training writes the file, the
+analysis reads it.
 """
 
 import dataclasses
 import json
+import math
 import os
+import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 
 from jax_sparse_pretrain import storage
 
-VERSION = 1
+VERSION = 2
+# Without `mass`.
+_READABLE = (1, 2)
+
+# {kernel: (sum of |w| before a cut, sum of |w| that it kept), of each layer}.
+Mass = Mapping[str, Sequence[Sequence[float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +52,14 @@ class Row:
     step: the first step whose forward pass uses these counts.
     nonzero: the count of all kernels together.
     by_leaf: the count of each kernel, by its name.
+    mass: of the cut that led to these counts; None where there was none, and
+      in files of version 1.
   """
 
   step: int
   nonzero: int
   by_leaf: Mapping[str, int]
+  mass: Mass | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +85,58 @@ class History:
     )
     return total / steps
 
+  def kept_mass(self) -> dict[str, list[float]]:
+    """{kernel: the share of its sum of |w| that all cuts left, of each layer}.
+
+    The product of the shares of the cuts: between them the weights that are
+    left grow. A kernel that was never cut is left out. A row of fewer weights
+    that does not say its mass counts by number, as if random weights had gone.
+    """
+    kept: dict[str, list[float]] = {}
+    before = self.header.layers
+    for row in self.rows:
+      for name, count in row.by_leaf.items():
+        if row.mass and name in row.mass:
+          cut = [_share(*each) for each in zip(*row.mass[name], strict=True)]
+        elif count < before[name]:
+          cut = [count / before[name]]
+        else:
+          continue
+        past = kept.get(name, [1.0])
+        n = max(len(past), len(cut))
+        past, cut = (
+          each * n if len(each) < n else each for each in (past, cut)
+        )
+        kept[name] = [a * b for a, b in zip(past, cut, strict=True)]
+      before = row.by_leaf
+    return kept
+
+  def measured_mass(self) -> float:
+    """The mean of `kept_mass` over all weights, each layer by its size.
+
+    By layer, since the scale of a layer means nothing: norms undo it.
+    """
+    kept = self.kept_mass()
+    total = sum(
+      size * statistics.fmean(kept.get(name, [1.0]))
+      for name, size in self.header.layers.items()
+    )
+    return total / self.header.linear_parameters
+
+
+def gaussian_mass(density: float) -> float:
+  """The share of sum |w| in the largest `density` of Gaussian weights.
+
+  exp(-z^2 / 2), where z is the threshold in standard deviations.
+
+  Args:
+    density: kept share of the weights, 0 to 1.
+  """
+  if not 0 < density < 1:
+    return float(density >= 1)
+  z = statistics.NormalDist().inv_cdf(1 - density / 2)
+  return math.exp(-z * z / 2)
+
 
 def write(
   path: os.PathLike | str, header: Header, rows: Sequence[Row] = ()
@@ -90,10 +154,13 @@ def append(path: os.PathLike | str, row: Row) -> None:
 
 
 def truncate(path: os.PathLike | str, step: int) -> None:
-  """Drops the rows that a run has not reached after `step` finished steps."""
+  """Drops the rows that a run has not reached after `step` finished steps.
+
+  The rows that follow are of this version, and so is the header from now on.
+  """
   history = read(path)
   kept = [row for row in history.rows if row.step < step]
-  write(path, history.header, kept)
+  write(path, dataclasses.replace(history.header, version=VERSION), kept)
 
 
 def read(path: os.PathLike | str) -> History:
@@ -125,7 +192,10 @@ def read(path: os.PathLike | str) -> History:
 
 
 def _line(item: Header | Row) -> str:
-  return json.dumps(dataclasses.asdict(item)) + '\n'
+  fields = dataclasses.asdict(item)
+  if fields.get('mass', 0) is None:
+    del fields['mass']
+  return json.dumps(fields) + '\n'
 
 
 def _parse(cls: type, line: str, where: str):
@@ -138,8 +208,10 @@ def _parse(cls: type, line: str, where: str):
 
 
 def _check_header(header: Header, where: str) -> None:
-  if header.version != VERSION:
-    raise ValueError(f'{where}: version {header.version}, expected {VERSION}')
+  if header.version not in _READABLE:
+    raise ValueError(
+      f'{where}: version {header.version}, expected one of {_READABLE}'
+    )
   for name in ('linear_parameters', 'total_parameters', 'tokens_per_step'):
     value = getattr(header, name)
     if type(value) is not int or value < 1:
@@ -172,6 +244,37 @@ def _check_row(
     raise ValueError(f'{where}: nonzero {row.nonzero!r} is not a count')
   if sum(row.by_leaf.values()) != row.nonzero:
     raise ValueError(f'{where}: by_leaf does not add up to nonzero')
+  if row.mass is not None:
+    _check_mass(row.mass, header, where)
+
+
+def _check_mass(mass: Mass, header: Header, where: str) -> None:
+  if not isinstance(mass, dict) or not mass.keys() <= header.layers.keys():
+    raise ValueError(f'{where}: mass must be sums of |w| by name')
+  for name, sums in mass.items():
+    match sums:
+      case [[*before], [*kept]] if len(before) == len(kept) > 0:
+        pairs = zip(before, kept, strict=True)
+        if all(_are_sums(*pair) for pair in pairs):
+          continue
+    raise ValueError(
+      f'{where}: mass of {name}: must be sums of |w| before a cut, and of what '
+      'it kept, of each layer'
+    )
+
+
+def _are_sums(before, kept) -> bool:
+  are_numbers = all(
+    isinstance(each, int | float) and math.isfinite(each)
+    for each in (before, kept)
+  )
+  # Both are rounded.
+  return are_numbers and 0 <= kept <= before * 1.001 + 1e-30
+
+
+def _share(before: float, kept: float) -> float:
+  """0 of a layer that had nothing left; never more than all."""
+  return min(kept / before, 1.0) if before else 0.0
 
 
 def _are_counts(values, limit: int) -> bool:

@@ -139,7 +139,7 @@ def test_a_malformed_line_is_named(path, line):
   [
     '',
     '{"version": 1}',
-    json.dumps({**vars(HEADER), 'version': 2}),
+    json.dumps({**vars(HEADER), 'version': 3}),
     json.dumps({**vars(HEADER), 'linear_parameters': 99}),
     json.dumps({**vars(HEADER), 'tokens_per_step': 0}),
     json.dumps({**vars(HEADER), 'tokens_per_step': '128'}),

@@ -19,6 +19,8 @@ from jax_sparse_pretrain.pruning.kernels import (
   by_path,
   count_nonzero,
   path_name,
+  select,
+  sums_of_magnitudes,
 )
 from jax_sparse_pretrain.pruning.pruner import (
   ORDERS,
@@ -74,7 +76,9 @@ __all__ = [
   'path_name',
   'post_gradient_update',
   'random_scores',
+  'select',
   'sparsity',
+  'sums_of_magnitudes',
   'targets',
   'wrap',
 ]

@@ -160,6 +160,7 @@ def make_programs(
     tx,
     pruner,
     accumulation_steps=config.accumulation_steps,
+    kernels=kernels,
   )
   return Programs(
     abstract_state=jax.tree.map(

@@ -162,10 +162,12 @@ class _Run:
     # next one, and what the very first sees is counted before it.
     delay, counts = experiment.delay, {}
     if step == 1 and delay:
-      counts[0] = programs.count_nonzero(self._state)
+      counts[0] = programs.count_nonzero(self._state), None
     self._state, metrics = programs.train_step(self._state, rows, controls)
+    masses = metrics.pop('masses', None)
     if controls.prune or (step == 1 and not delay):
-      counts[step - 1 + delay] = programs.count_nonzero(self._state)
+      mass = masses if controls.prune else None
+      counts[step - 1 + delay] = programs.count_nonzero(self._state), mass
     self._meter.push(step, metrics, counts)
     if step in self._config.pruning.snapshots:
       self._take_snapshot(step)

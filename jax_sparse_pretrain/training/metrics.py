@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from jax_sparse_pretrain import history
 from jax_sparse_pretrain.model.counts import flops_per_token, training_flops
@@ -71,8 +72,9 @@ class Meter:
     Args:
       step: finished steps, this one included.
       metrics: device scalars.
-      counts: device counts per layer of masks that have changed, by the first
-        step (0-based) whose forward pass has them.
+      counts: of masks that have changed, by the first step (0-based) whose
+        forward pass has them: device counts per layer, and the mass of the
+        cut, {kernel: float32[2, n_layers]}, or None.
     """
     self.flush()
     self._pending = (step, metrics, counts)
@@ -97,9 +99,10 @@ class Meter:
       self._last_finite = loss
     self.check_finite(step, metrics)
     self._losses.append(loss)
-    for first_seen, by_layer in counts.items():
+    for first_seen, (by_layer, masses) in counts.items():
       by_leaf = {k: sum(int(n) for n in v) for k, v in by_layer.items()}
-      row = history.Row(first_seen, sum(by_leaf.values()), by_leaf)
+      mass = masses and {k: _shortest(v) for k, v in masses.items()}
+      row = history.Row(first_seen, sum(by_leaf.values()), by_leaf, mass)
       self._output.write_row(row)
     every = self._config.logging.every
     if step % every == 0 or step == self._experiment.plan.steps:
@@ -207,6 +210,11 @@ class Meter:
       'data_seconds': self._waited,
       'tokens_per_second': speed and speed * self._config.tokens_per_step,
     }
+
+
+def _shortest(sums: np.ndarray) -> list[list[float]]:
+  """float32 -> the numbers of fewest digits that round to them."""
+  return [[float(str(each)) for each in layers] for layers in sums]
 
 
 class Clock:

@@ -6,7 +6,8 @@ token's document in the row; then attention stays within documents, and the
 first token of a document is no target. Losses are float32, in nats.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import optax
 from flax import struct
 from jax.sharding import NamedSharding
 
+from jax_sparse_pretrain import pruning
 from jax_sparse_pretrain.pruning import Pruner
 
 # (params, tokens int[B, L], documents int[B, L] or None) -> logits
@@ -217,6 +219,7 @@ def make_train_step(
   pruner: Pruner,
   *,
   accumulation_steps: int = 1,
+  kernels: Mapping[str, pruning.Kernel] | None = None,
 ):
   """Returns (state, rows, controls) -> (state, metrics).
 
@@ -234,9 +237,33 @@ def make_train_step(
     tx: any optax transformation; one that takes `learning_rate` gets it.
     pruner: decides which weights go, and when masks act.
     accumulation_steps: micro-batches whose gradients are averaged.
+    kernels: if given, and the pruner has masks and does not go straight
+      through, the metric `masses` is what `pruning.sums_of_magnitudes` finds
+      in these at an update, and zeros at other steps.
   """
   tx = optax.with_extra_args_support(tx)
   gradients = _accumulated(jax.grad(loss_fn, has_aux=True), accumulation_steps)
+  measured = {} if pruner.straight_through else kernels or {}
+
+  def masses(params, masks):
+    kept = pruner.kept(params, masks)
+    kept = {name: kept[name] for name in measured if name in kept}
+    leaves = pruning.select(params, kept)
+    return pruning.sums_of_magnitudes(leaves, kept, measured)
+
+  def update(params, masks, due, budget):
+    """That of the pruner, and what it keeps, in one pass over the weights."""
+    if pruner.delay or not measured or masks is None:
+      return *pruner.update(params, masks, due, budget), None
+
+    def cut(params, masks, budget):
+      new_params, masks = pruner.update(params, masks, True, budget)
+      return new_params, masks, masses(params, masks)
+
+    def keep(params, masks, budget):
+      return params, masks, _zeros(masses, params, masks)
+
+    return jax.lax.cond(due, cut, keep, params, masks, budget)
 
   def train_step(
     state: TrainState, rows: jax.Array, controls: Controls
@@ -248,7 +275,7 @@ def make_train_step(
       )
 
     now = controls.prune, controls.budget
-    params, masks = pruner.update(state.params, state.masks, *now)
+    params, masks, mass = update(state.params, state.masks, *now)
     grads, metrics = gradients(pruner.forward(params, masks), rows)
     if 'target_share' in metrics:
       share = jnp.maximum(metrics['target_share'], jnp.finfo(jnp.float32).tiny)
@@ -258,6 +285,12 @@ def make_train_step(
     updates, opt_state, masks = pruner.optimize(
       apply, grads, state.opt_state, params, masks, *now
     )
+    if pruner.delay and measured and masks is not None:
+      mass = jax.lax.cond(
+        controls.prune, masses, functools.partial(_zeros, masses), params, masks
+      )
+    if mass:
+      metrics['masses'] = mass
     params = pruner.mask(optax.apply_updates(params, updates), masks)
     metrics['grad_norm'] = optax.tree.norm(grads)
     # It tells at once if the update was not finite, before a checkpoint is
@@ -266,6 +299,12 @@ def make_train_step(
     return TrainState(state.step + 1, params, opt_state, masks), metrics
 
   return train_step
+
+
+def _zeros(function, *args):
+  """Zeros of the shapes that the function would return."""
+  shapes = jax.eval_shape(function, *args)
+  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 def _accumulated(grad_fn, n: int):
@@ -281,8 +320,7 @@ def _accumulated(grad_fn, n: int):
       share = jax.tree.map(lambda x: x / n, grad_fn(params, micro_batch))
       return jax.tree.map(jnp.add, total, share), None
 
-    shapes = jax.eval_shape(grad_fn, params, micro_batches[0])
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    zero = _zeros(grad_fn, params, micro_batches[0])
     return jax.lax.scan(add, zero, micro_batches)[0]
 
   return accumulate

@@ -14,6 +14,8 @@ from jax_sparse_pretrain.analysis.plots import style
 from jax_sparse_pretrain.text import percent, power, signed
 
 Intervals = Mapping[str, tuple[float, float]]
+# Part of a value: a narrower range of resamples is rounding.
+NARROWEST = 1e-6
 LOGARITHMIC = ('A', 'B')
 LABELS = {'alpha': 'α', 'beta': 'β'}
 COLOURS = {'profile': style.VERMILION, 'bootstrap': style.BLUE}
@@ -90,12 +92,14 @@ def _limits(value, resamples, ends, is_log) -> tuple[float, float]:
   known = resamples[np.isfinite(resamples) & (resamples > 0)]
   low, high = to(np.quantile(known, [0.005, 0.995]) if len(known) else value)
   low, high = min(low, to(value)), max(high, to(value))
-  reach = (high - low) or abs(to(value)) or 1.0
+  # Resamples that differ by rounding alone have no bulk.
+  least = NARROWEST * (abs(to(value)) or 1.0)
+  reach = high - low if high - low > least else abs(to(value)) or 1.0
   with np.errstate(divide='ignore'):
     edges = to(np.ravel(list(ends.values())))
   near = edges[(edges > low - reach) & (edges < high + reach)]
   low, high = min([low, *near]), max([high, *near])
-  margin = 0.06 * ((high - low) or reach)
+  margin = 0.06 * (high - low if high - low > least else reach)
   return float(back(low - margin)), float(back(high + margin))
 
 

@@ -3,7 +3,7 @@ r"""Peak learning rates of configs/sweep_destination.py, dense and sparse apart.
   python -m jax_sparse_pretrain.sweep --workdir=WORKDIR \
     --config=configs/sweep_destination_rates.py --config.data.path=DIR/tokens
 
-Dense runs of the narrowest and the widest model, and sparse runs at two
+Dense runs of a narrow and of the widest model, and sparse runs at two
 sparsities, each at several multiples of 1 / d_model.
 Cost: half a core-hour.
 """

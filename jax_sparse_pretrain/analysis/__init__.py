@@ -10,6 +10,8 @@ _MODULES = {
   'Plan': '.planning',  # For `planned_average`, with `plan`.
   'RunPlans': 'next_runs',
   'Contrast': 'contrasts',
+  'EFFECTIVE': 'effective',
+  'Effective': 'effective',
   'Noise': 'ranking',
   'Ranking': 'ranking',
   'Runs': 'runs_table',
@@ -18,6 +20,7 @@ _MODULES = {
   'average_parameters': 'averages',
   'compare_laws': 'comparison.compare',
   'contrast_runs': 'contrasts',
+  'fit_runs': 'fitting.fit',
   'fit_scaling_law': 'fitting.fit',
   'load_runs': 'loading',
   'plan': '.planning',

@@ -6,6 +6,7 @@ history.
 """
 
 import dataclasses
+import itertools
 import math
 import os
 import pathlib
@@ -17,17 +18,22 @@ import numpy as np
 
 from jax_sparse_pretrain import storage
 from jax_sparse_pretrain.analysis import csv_table
-from jax_sparse_pretrain.analysis.averages import average_parameters
+from jax_sparse_pretrain.analysis.averages import Average, average_parameters
+from jax_sparse_pretrain.analysis.effective import path_of
 from jax_sparse_pretrain.analysis.runs_table import (
   COLUMNS,
+  EXEMPT,
   INIT_FROM,
   KINDS,
+  MEASURED,
   NUMBERS,
+  Path,
   Runs,
   check_numbers,
 )
 from jax_sparse_pretrain.analysis.training_log import find_begun, read_json
 from jax_sparse_pretrain.runs.workdir import Workdir
+from jax_sparse_pretrain.schedule import SHAPES, PruningSchedule
 from jax_sparse_pretrain.shipped import shipped
 
 PARAMETERS = {f'{kind}_parameters' for kind in KINDS}
@@ -143,9 +149,12 @@ def _read_table(path: pathlib.Path, columns: Mapping[str, str]) -> _Source:
     for name in NUMBERS
   }
   others = {k: tuple(v) for k, v in table.columns.items() if k not in COLUMNS}
+  for name in {EXEMPT, MEASURED} & derived.keys():
+    others[name] = tuple(map(repr, derived[name].tolist()))
   places = [f'{path}, row {line}' for line in table.lines]
+  runs = Runs(_names(table), **numbers, others=others)
   return _Source(
-    Runs(_names(table), **numbers, others=others),
+    dataclasses.replace(runs, paths=paths_of(runs)),
     places,
     column,
     storage.resolved(path),
@@ -176,6 +185,45 @@ def _names(table: csv_table.Table) -> tuple[str, ...]:
   if '' in names:
     raise ValueError(f'{table.where(names.index(""), "run")}: has no name')
   return names
+
+
+# Updates of a ramp in a table, which does not say how many there were.
+N_UPDATES = 200
+
+
+def paths_of(runs: Runs) -> tuple[Path | None, ...]:
+  """How long each run of a table was how dense, by its schedule.
+
+  From the columns schedule, start, end (in steps) and steps; None where a cell
+  is empty. A power of a 'polynomial' ramp is not a column.
+  """
+  if not {'schedule', 'start', 'end', 'steps'} <= runs.others.keys():
+    return ()
+  exempt = runs.optional(EXEMPT, 0.0)
+  share = 1 - exempt / runs.initial_parameters
+  start, end, steps = (
+    runs.optional(name, np.nan) for name in ('start', 'end', 'steps')
+  )
+  cells = zip(
+    runs.others['schedule'],
+    (runs.sparsity / share).tolist(),
+    start.tolist(),
+    end.tolist(),
+    steps.tolist(),
+    strict=True,
+  )
+  return tuple(itertools.starmap(_path, cells))
+
+
+def _path(shape, sparsity, start, end, steps) -> Path | None:
+  if shape not in SHAPES or shape == 'polynomial' or not 0 < sparsity < 1:
+    return None
+  if not (0 <= start <= end < steps):
+    return None
+  every = max(int(end - start) // N_UPDATES, 1)
+  return path_of(
+    PruningSchedule(shape, sparsity, int(start), int(end), every), int(steps)
+  )
 
 
 def _read_workdir(
@@ -216,9 +264,23 @@ def _read_workdir(
 
   began_from = summary.get(INIT_FROM)
   others = {INIT_FROM: (str(began_from),)} if began_from else {}
-  runs = Runs((name,), **arrays, others=others)
+  for key in (EXEMPT, MEASURED):
+    known = getattr(average, key)
+    others[key] = ('' if known is None else repr(known),)
+  path = _counted_path(average)
+  runs = Runs((name,), **arrays, others=others, paths=(path,))
   origin = storage.resolved(files.root)
   return _Source(runs, [str(files.root)], column, origin, {}, is_counted=True)
+
+
+def _counted_path(average: Average) -> Path | None:
+  """How long a run was how dense, by its mask history."""
+  exempt, linear = average.exempt_parameters or 0, average.linear_parameters
+  if exempt == linear:
+    return None
+  starts, nonzero = np.array(average.counts, float).T
+  weights = np.diff(np.append(starts, average.steps)) / average.steps
+  return weights, (nonzero - exempt) / (linear - exempt)
 
 
 def _filtered(source: _Source, conditions: Sequence[str]) -> _Source:
@@ -283,7 +345,7 @@ def _joined(sources: Sequence[_Source]) -> Runs:
           'rename one of them, or give the directory above both'
         )
       first[name] = place
-  every = _all_with_origin([source.runs for source in sources])
+  every = _all_with_optional([source.runs for source in sources])
   shared = set.intersection(*(set(runs.others) for runs in every))
   return Runs(
     tuple(first),
@@ -296,19 +358,23 @@ def _joined(sources: Sequence[_Source]) -> Runs:
       for name in every[0].others
       if name in shared
     },
+    paths=tuple(
+      path for runs in every for path in (runs.paths or (None,) * len(runs))
+    ),
   )
 
 
-def _all_with_origin(every: Sequence[Runs]) -> Sequence[Runs]:
-  """If one run began from another model, all have the column that says so."""
-  if not any(runs.continued.any() for runs in every):
-    return every
-  return [
-    dataclasses.replace(
-      runs, others={**runs.others, INIT_FROM: runs.began_from}
-    )
-    for runs in every
-  ]
+def _all_with_optional(every: Sequence[Runs]) -> Sequence[Runs]:
+  """If one source has a column that others may lack, all have it, empty."""
+  for name in (INIT_FROM, EXEMPT, MEASURED):
+    if any(any(runs.others.get(name, ())) for runs in every):
+      every = [
+        dataclasses.replace(
+          runs, others={name: ('',) * len(runs), **runs.others}
+        )
+        for runs in every
+      ]
+  return every
 
 
 def _without_highest(runs: Runs, n: int) -> Runs:

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jax_sparse_pretrain import config as config_lib
+from jax_sparse_pretrain.analysis.effective import EFFECTIVE
 from jax_sparse_pretrain.analysis.fitting.bootstrap import Bootstrap
 from jax_sparse_pretrain.analysis.fitting.design import check_level
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.rounding import Aim, Terms, make_aim
-from jax_sparse_pretrain.analysis.runs_table import NAMES
 from jax_sparse_pretrain.analysis.train_command import NextRun
 from jax_sparse_pretrain.text import short, span
 
@@ -37,7 +37,7 @@ def caveats(
   return (
     *fit.warnings_at(level),
     *(resamples.warnings_at(level) if resamples else ()),
-    *_beyond(NAMES[kind], parameters, fit.parameters),
+    *_beyond(EFFECTIVE[kind].symbol, parameters, fit.parameters),
     *_beyond('D', tokens, fit.tokens),
   )
 
@@ -65,7 +65,7 @@ Shape = typing.get_type_hints(config_lib.Pruning)['schedule']
 
 
 class TwinRuns(NamedTuple):
-  """A sparse run, and the dense run of its N_avg and tokens.
+  """A sparse run, and the dense run of its N, as the law counts, and tokens.
 
   By the law the two reach the same loss, but for the layers that the twin is
   rounded to.
@@ -86,6 +86,7 @@ class RunPlans:
 
   Attributes:
     law: the law that predicts the losses.
+    kind: what its N counts.
     given: the budget, loss or size asked for.
     dense: the compute-optimal dense run; of a final size alone, the dense run
       of that size.
@@ -95,6 +96,7 @@ class RunPlans:
   """
 
   law: ScalingLaw
+  kind: str
   given: dict[str, float]
   dense: NextRun
   sparse: tuple[TwinRuns, ...]
@@ -110,6 +112,7 @@ class RunPlans:
     """All of it in plain values, for JSON."""
     return {
       'law': self.law.as_dict(),
+      'kind': self.kind,
       'given': self.given,
       'level': self.level,
       'dense': self.dense.as_dict(),
@@ -129,6 +132,7 @@ class RunPlans:
 def plan_run(
   law_or_fit: ScalingLaw | ScalingLawFit,
   *,
+  kind: str = 'average',
   compute: float | None = None,
   loss: float | None = None,
   final_parameters: int | float | None = None,
@@ -156,7 +160,8 @@ def plan_run(
   are rounded to models that can be built, and steps to whole mask updates.
 
   Args:
-    law_or_fit: the law, with N the average parameters. Intervals need a fit.
+    law_or_fit: the law. Intervals need a fit.
+    kind: what N of the law counts, of `EFFECTIVE`.
     compute: the budget in FLOPs, 6 N_avg D.
     loss: the loss to reach, in nats per token.
     final_parameters: nonzero linear parameters at the end; alone, each run has
@@ -193,7 +198,10 @@ def plan_run(
     raise ValueError(f'n_resamples {n_resamples}: intervals need a fit')
   ramp = {'start': start, 'end': end, 'every': every, 'power': power}
   ramp['shape'] = schedule
-  terms = Terms(law, ramp, tokens_per_step, vocab_size, context_length, base)
+  effective, q = EFFECTIVE[kind], fit and fit.count and fit.count.value
+  terms = Terms(
+    law, effective, q, ramp, tokens_per_step, vocab_size, context_length, base
+  )
   terms.check(sparsities)
   aim = make_aim(
     law, compute=compute, loss=loss, final_parameters=final_parameters
@@ -204,17 +212,26 @@ def plan_run(
   except ValueError as error:
     asked = (f'{name} {value:.10g}' for name, value in aim.given.items())
     raise ValueError(f'{", ".join(asked)}: {error}') from None
-  plans = RunPlans(law, aim.given, dense, sparse, None, left_out)
+  plans = RunPlans(law, kind, aim.given, dense, sparse, None, left_out)
   if fit is None:
     return plans
-  n = [run.average_parameters for run in plans.runs]
-  d = [run.tokens for run in plans.runs]
+
+  def counted(q: float | None) -> np.ndarray:
+    return np.array(
+      [
+        effective.of_plan(run.plan, q) * run.linear_parameters
+        for run in plans.runs
+      ]
+    )
+
+  n, d = counted(q), [run.tokens for run in plans.runs]
   resamples = fit.bootstrap(n_resamples, seed, groups) if n_resamples else None
-  warnings = (*left_out, *caveats(fit, resamples, n, d, level))
+  warnings = (*left_out, *caveats(fit, resamples, n, d, level, kind))
   plans = dataclasses.replace(plans, warnings=warnings)
   if resamples is None:
     return plans
-  intervals = np.column_stack(resamples.loss_intervals(n, d, level)).tolist()
+  each = resamples.counts(counted, fit)
+  intervals = np.column_stack(resamples.loss_intervals(each, d, level)).tolist()
   dense, *rest = (
     dataclasses.replace(run, interval=tuple(ends))
     for run, ends in zip(plans.runs, intervals, strict=True)

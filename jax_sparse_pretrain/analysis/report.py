@@ -75,7 +75,8 @@ def report_html(report: Report) -> str:
   environment.filters |= {each.__name__: each for each in functions}
   runs, fit, comparison = report.runs, report.fit, report.comparison
   residuals = fit.residuals if fit else np.full(len(runs), np.nan)
-  counts = (runs.parameters(report.kind), runs.tokens, runs.sparsity)
+  n = fit.parameters if fit else runs.parameters()
+  counts = (n, runs.tokens, runs.sparsity)
   columns = [each[:MOST_ROWS].tolist() for each in (*counts, runs.loss)]
   shown = zip(runs.run, *columns, residuals.tolist(), strict=False)
   return environment.get_template('report.html.j2').render(

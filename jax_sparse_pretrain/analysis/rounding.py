@@ -1,8 +1,9 @@
 """From a budget, a loss or a size to deploy, to whole layers and steps.
 
-At a fixed compute the law depends on (N_avg, D) only. So its optimum is that
-of dense runs whatever the sparsity, and a sparse run meets it with a larger
-model that ends smaller (arXiv 2501.12486).
+Compute is 6 N_avg D, whatever N of the law counts. Where that is N_avg itself,
+the optimum is that of dense runs whatever the sparsity, and a sparse run meets
+it with a larger model that ends smaller (arXiv 2501.12486). Another count is a
+multiple of N_avg, by the schedule: A / (r N_avg)^alpha is a law of N_avg, too.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import numpy as np
 
 from jax_sparse_pretrain import config as config_lib
 from jax_sparse_pretrain import planning
+from jax_sparse_pretrain.analysis.effective import Effective
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.train_command import (
   NextRun,
@@ -23,6 +25,9 @@ from jax_sparse_pretrain.analysis.train_command import (
 )
 from jax_sparse_pretrain.model import counts
 from jax_sparse_pretrain.schedule import PruningSchedule
+
+# Of a run whose whole steps are not known yet.
+TYPICAL_STEPS = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +41,14 @@ class Aim:
   law: ScalingLaw
   given: dict[str, float]
   budget: float | None
+
+  def worth(self, ratio: float) -> 'Aim':
+    """The same aim for runs whose N of the law is so many times N_avg."""
+    law = dataclasses.replace(self.law, A=self.law.A * ratio**-self.law.alpha)
+    budget = self.budget
+    if 'loss' in self.given:
+      budget = law.compute_for(self.given['loss'])
+    return dataclasses.replace(self, law=law, budget=budget)
 
   def initial_parameters(self, density: float, sparsity: float) -> float:
     """Dense N of a run with this mean density and final sparsity."""
@@ -113,6 +126,8 @@ class Terms:
 
   Attributes:
     law: the law of the loss.
+    effective: what N of the law counts.
+    q: the coefficient of the count; None if it has none.
     ramp: shape, start, end, every and power, as `planning.plan` takes them.
     tokens_per_step: predicted tokens in a batch.
     vocab_size: the vocabulary of the models.
@@ -121,6 +136,8 @@ class Terms:
   """
 
   law: ScalingLaw
+  effective: Effective
+  q: float | None
   ramp: Mapping[str, Any]
   tokens_per_step: int
   vocab_size: int
@@ -154,31 +171,46 @@ class Terms:
     # The mean over the steps, before there are whole ones.
     asked = PruningSchedule(sparsity=sparsity, **self.ramp)
     density = 1 / planning.stretch(asked)
+    plan = self._typical(sparsity)
     # Whole layers and updates move the mean density a little, and with it the
     # size that is wanted. It is known to a step or so after one round.
     for _ in range(3):
-      wanted = aim.initial_parameters(density, sparsity)
+      ratio = self.effective.of_plan(plan, self.q) / plan.mean_density
+      scaled = aim.worth(ratio)
+      wanted = scaled.initial_parameters(density, sparsity)
       model = choose_architecture(wanted, self.vocab_size, self.context_length)
       size = counts.linear_parameters(model)
-      plan = self._plan(aim.compute(density * size), sparsity, size)
+      plan = self._plan(scaled.compute(density * size), sparsity, size)
       density = plan.mean_density
-    return self._made(model, plan, wanted, aim.compute(density * size))
+    return self._made(model, plan, wanted, scaled.compute(density * size))
+
+  def _typical(self, sparsity: float) -> planning.Plan:
+    """A run of many steps, by the ramp."""
+    if sparsity == 0:
+      return self._dense_plan(steps=TYPICAL_STEPS)
+    length = {'unit': 'compute_fraction', 'dense_steps': TYPICAL_STEPS}
+    ramp = {**self.ramp, 'every': 1}
+    return planning.plan(sparsity=sparsity, **length, **ramp)
 
   def twin(self, run: NextRun) -> NextRun:
-    """The dense run of the same N_avg, as near as models come, and tokens."""
-    average = run.average_parameters
-    model = choose_architecture(average, self.vocab_size, self.context_length)
+    """The dense run of the same N, as near as models come, and tokens."""
+    n = run.effective_parameters
+    model = choose_architecture(n, self.vocab_size, self.context_length)
     plan = self._dense_plan(steps=run.plan.steps)
-    return self._made(model, plan, average, run.compute_flops)
+    compute = counts.training_flops(n, run.tokens)
+    return self._made(model, plan, n, compute)
 
   def _made(self, model, plan, wanted: float, compute: float) -> NextRun:
     settings = make_settings(model, plan, self.tokens_per_step, compute)
     size = counts.linear_parameters(model)
     tokens = plan.steps * self.tokens_per_step
-    loss = self.law.loss(plan.mean_density * size, tokens)
+    effective = self.effective.of_plan(plan, self.q) * size
+    loss = self.law.loss(effective, tokens)
     base = self.base or nearest_base(size)
     config = make_config(settings)
-    return NextRun(config, plan, base, settings, wanted, compute, loss)
+    return NextRun(
+      config, plan, base, settings, wanted, compute, effective, loss
+    )
 
   def _plan(self, compute: float, sparsity: float, size: int) -> planning.Plan:
     a_step = counts.training_flops(size, self.tokens_per_step)

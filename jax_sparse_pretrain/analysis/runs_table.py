@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jax_sparse_pretrain import storage
+from jax_sparse_pretrain.analysis.effective import EFFECTIVE, Densities, Path
 
-# Kind of parameters -> its name in tables and pictures.
-NAMES = {'average': 'N_avg', 'final': 'N final', 'initial': 'N initial'}
-KINDS = tuple(NAMES)
+# Kinds of parameters that are columns of tables.
+KINDS = ('average', 'final', 'initial')
 NUMBERS = (
   'average_parameters',
   'initial_parameters',
@@ -28,6 +28,8 @@ NUMBERS = (
   'loss',
 )
 COLUMNS = ('run', *NUMBERS)
+# Tables may lack these: no kernel is then exempt, and no mass was measured.
+EXEMPT, MEASURED = 'exempt_parameters', 'l1_measured_parameters'
 # The column with the model that a run began from; tables may lack it.
 INIT_FROM = 'init_from'
 
@@ -46,6 +48,7 @@ class Runs:
     tokens: D, the tokens predicted in training.
     loss: the final loss in nats per token.
     others: the other columns of the tables, as text.
+    paths: of each run, how long it was how dense; empty where no run says so.
   """
 
   run: tuple[str, ...]
@@ -58,6 +61,7 @@ class Runs:
   others: Mapping[str, tuple[str, ...]] = dataclasses.field(
     default_factory=dict
   )
+  paths: tuple[Path | None, ...] = ()
 
   def __len__(self) -> int:
     return len(self.run)
@@ -76,18 +80,81 @@ class Runs:
     """
     return np.array([bool(x.strip()) for x in self.began_from], dtype=bool)
 
-  def parameters(self, kind: str = 'average') -> np.ndarray:
-    """The counts of one kind of `KINDS`, float64[n].
+  def parameters(
+    self, kind: str = 'average', q: float | None = None
+  ) -> np.ndarray:
+    """The effective counts of one kind of `EFFECTIVE`, float64[n].
+
+    Args:
+      kind: the name of the count.
+      q: its coefficient, if it has one.
 
     Raises:
       ValueError: if the count of a run is not known, naming the run.
     """
-    if kind not in KINDS:
-      raise ValueError(f'parameters {kind!r}: must be one of {list(KINDS)}')
-    return self._complete(f'{kind}_parameters')
+    if kind not in EFFECTIVE:
+      raise ValueError(f'parameters {kind!r}: must be one of {list(EFFECTIVE)}')
+    if kind in KINDS:  # Known, perhaps, where the others are not.
+      return self._complete(f'{kind}_parameters')
+    runs = self.completed()
+    exempt = runs.optional(EXEMPT, 0.0)
+    counts = EFFECTIVE[kind].count(
+      runs.initial_parameters, exempt, runs.densities, q
+    )
+    return self._checked(counts, f'parameters {kind!r}')
+
+  @property
+  def densities(self) -> Densities:
+    """Of the prunable weights; NaN where not known."""
+    exempt = self.optional(EXEMPT, 0.0)
+    average, final, measured = (
+      (counts - exempt) / (self.initial_parameters - exempt)
+      for counts in (
+        self.average_parameters,
+        self.final_parameters,
+        self.optional(MEASURED, np.nan),
+      )
+    )
+    is_dense = self.sparsity == 0
+    measured = np.where(is_dense & np.isnan(measured), 1.0, measured)
+    paths = self.paths or (None,) * len(self)
+    always = np.ones(1), np.ones(1)
+    return Densities(
+      average,
+      final,
+      measured,
+      [always if s else p for s, p in zip(is_dense, paths, strict=True)],
+    )
+
+  def optional(self, name: str, otherwise: float) -> np.ndarray:
+    """Numbers of a column that tables may lack, or leave empty, (n,)."""
+    cells = self.others.get(name, ('',) * len(self))
+    try:
+      return np.array([float(cell) if cell else otherwise for cell in cells])
+    except ValueError as error:
+      raise ValueError(f'column {name!r}: {error}') from None
+
+  def completed(self) -> 'Runs':
+    """Sparsity, initial and final N where they follow from each other."""
+    for row in np.flatnonzero(self.final_parameters > self.initial_parameters):
+      raise ValueError(
+        f'run {self.run[row]!r}: final_parameters '
+        f'{self.final_parameters[row]:.10g}: must be at most '
+        f'initial_parameters {self.initial_parameters[row]:.10g}'
+      )
+    s = self.sparsity
+    initial, final = self.initial_parameters, self.final_parameters
+    s = np.where(np.isnan(s), 1 - final / initial, s)
+    initial = np.where(np.isnan(initial), final / (1 - s), initial)
+    final = np.where(np.isnan(final), initial * (1 - s), final)
+    return dataclasses.replace(
+      self, sparsity=s, initial_parameters=initial, final_parameters=final
+    )
 
   def _complete(self, name: str) -> np.ndarray:
-    values = getattr(self, name)
+    return self._checked(getattr(self, name), name)
+
+  def _checked(self, values: np.ndarray, name: str) -> np.ndarray:
     missing = np.flatnonzero(np.isnan(values))
     if len(missing):
       raise ValueError(
@@ -118,6 +185,7 @@ class Runs:
       self,
       run=tuple(self.run[i] for i in index),
       others=others,
+      paths=tuple(self.paths[i] for i in index) if self.paths else (),
       **{name: getattr(self, name)[index] for name in NUMBERS},
     )
 

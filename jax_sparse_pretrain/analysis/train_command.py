@@ -43,6 +43,7 @@ class NextRun:
     settings: dotted key of the config -> what the plan sets it to.
     wanted_parameters: dense linear parameters, before there was a model.
     wanted_compute: FLOPs, before there were whole steps.
+    effective_parameters: N of the law.
     loss: the predicted loss, in nats per token.
     interval: of the law at this point, (low, high), where an open side is 0
       or infinite; None if not known.
@@ -54,6 +55,7 @@ class NextRun:
   settings: Mapping[str, Any]
   wanted_parameters: float
   wanted_compute: float
+  effective_parameters: float
   loss: float
   interval: tuple[float, float] | None = None
 
@@ -143,7 +145,8 @@ class NextRun:
 
 NUMBERS = (
   *('linear_parameters', 'wanted_parameters', 'off_parameters'),
-  *('average_parameters', 'final_parameters', 'final_total_parameters'),
+  *('average_parameters', 'effective_parameters'),
+  *('final_parameters', 'final_total_parameters'),
   *('tokens', 'compute_flops', 'wanted_compute', 'off_compute'),
   *('inference_flops', 'loss'),
 )

@@ -6,9 +6,8 @@ usual for the bias of a prediction.) Every law is refitted to each set of
 training runs with the same objective, the summed Huber loss.
 """
 
-import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from jax_sparse_pretrain.analysis.comparison.results import (
   ComparedLaw,
   Comparison,
 )
+from jax_sparse_pretrain.analysis.effective import EFFECTIVE
 from jax_sparse_pretrain.analysis.fitting import design
 from jax_sparse_pretrain.analysis.fitting.fit import (
   FormFit,
@@ -102,16 +102,60 @@ def dense_to_sparse(runs: Runs) -> Split:
   return Split(name, ((dense, ~dense, ''),), about)
 
 
+def one_schedule(runs: Runs) -> Split:
+  """Each schedule in turn from all other runs; dense ones are always known."""
+  name, level = 'one schedule out', levels(runs)
+  labels = schedules(runs)
+  if labels is None:
+    return Split(name, (), 'the table does not say how runs were pruned')
+  sparse = level > 0
+  values = sorted(set(labels[sparse]))
+  if len(values) < 2:
+    return Split(name, (), 'all sparse runs have one schedule')
+  folds = tuple(
+    (~(sparse & (labels == each)), sparse & (labels == each), f'{each}: ')
+    for each in values
+  )
+  about = f'each of {len(values)} schedules predicted from the other runs'
+  return Split(name, folds, about)
+
+
+def schedules(runs: Runs) -> np.ndarray | None:
+  """How each run was pruned, in words, (n,); None if the table does not say.
+
+  Its shape, start and end in hundredths of the steps, and which weights.
+  """
+  if not {'schedule', 'start', 'end', 'steps'} <= runs.others.keys():
+    return None
+  steps = runs.optional('steps', np.nan)
+  shares = [
+    np.round(100 * runs.optional(name, np.nan) / steps)
+    for name in ('start', 'end')
+  ]
+  algorithm = runs.others.get('pruning.algorithm', ('',) * len(runs))
+  return np.array(
+    [
+      f'{shape} {start:g}-{end:g} % {which}'.strip()
+      for shape, start, end, which in zip(
+        runs.others['schedule'], *shares, algorithm, strict=True
+      )
+    ]
+  )
+
+
 SPLITS = {
   'one_sparsity_out': one_sparsity,
   'largest_compute_out': largest_compute,
   'dense_to_sparse': dense_to_sparse,
+  'one_schedule_out': one_schedule,
 }
 
 
-def why_not(form: Form, train: Runs, test: Runs) -> str | None:
+def why_not(
+  form: Form, train: Runs, test: Runs, q: float | None = None
+) -> str | None:
   """Why a law fitted to `train` says nothing about `test`; None if it does."""
-  n, k = len(train), len(form.names)
+  n, k = len(train), form.n_coefficients - (q is not None)
   if n < k:
     return f'{n} runs are too few for {k} coefficients'
   if form.n_sparsities > 1:
@@ -119,8 +163,13 @@ def why_not(form: Form, train: Runs, test: Runs) -> str | None:
     if there < form.n_sparsities:
       return f'it takes {form.n_sparsities} sparsities to fit, not {there}'
   n_different = []
+  if form.coefficient and q is None:
+    if (levels(train) == 0).all():
+      name = form.coefficient.name
+      return f'dense runs do not tell {name}: --carried {form.kind}=VALUE'
+    q = (form.coefficient.low + form.coefficient.high) / 2
   for what, known, asked in (
-    ('parameter', train.parameters(form.kind), test.parameters(form.kind)),
+    ('parameter', *(each.parameters(form.kind, q) for each in (train, test))),
     ('token', train.tokens, test.tokens),
   ):
     level = design.levels(np.log(np.concatenate([known, asked])))
@@ -144,19 +193,28 @@ ROUNDING = 1e-9
 Note = tuple[str, str, str]
 
 
-def compare_laws(runs: Runs, *, delta: float = 1e-3) -> Comparison:
+def compare_laws(
+  runs: Runs,
+  *,
+  delta: float = 1e-3,
+  carried: Mapping[str, float] | None = None,
+) -> Comparison:
   """Fits every law in `forms.FORMS` to the runs and to parts of them.
 
   Args:
     runs: dense and sparse ones. Sparsity, initial and final parameters follow
       from each other where one is not known.
     delta: where the Huber loss turns from a parabola to a line, in log loss.
+    carried: coefficients of counts, by the name of the count, that were found
+      on other runs: with these, dense runs predict sparse ones.
 
   Raises:
     ValueError: if no law can be fitted, saying why, and for a delta that is
       not positive and finite.
   """
-  runs = _completed(runs)
+  runs, carried = runs.completed(), carried or {}
+  for name, q in carried.items():
+    _check_carried(name, q)
   splits = {key: make(runs) for key, make in SPLITS.items()}
   notes: list[Note] = [
     ('', each.name, each.about) for each in splits.values() if not each.folds
@@ -167,7 +225,8 @@ def compare_laws(runs: Runs, *, delta: float = 1e-3) -> Comparison:
     if reason:
       notes.append((form.name, 'left out', reason))
     else:
-      laws.append(_compared(form, runs, splits, notes, delta))
+      q = carried.get(form.kind)
+      laws.append(_compared(form, runs, splits, notes, delta, q))
   if not laws:
     raise ValueError('no law can be fitted: ' + '; '.join(_sentences(notes)))
   tests = {
@@ -191,57 +250,53 @@ def _sentences(notes: list[Note]) -> tuple[str, ...]:
   )
 
 
-def _completed(runs: Runs) -> Runs:
-  """NaN stays where nothing follows."""
-  for row in np.flatnonzero(runs.final_parameters > runs.initial_parameters):
-    raise ValueError(
-      f'run {runs.run[row]!r}: final_parameters '
-      f'{runs.final_parameters[row]:.10g}: must be at most '
-      f'initial_parameters {runs.initial_parameters[row]:.10g}'
-    )
-  s = runs.sparsity
-  initial, final = runs.initial_parameters, runs.final_parameters
-  s = np.where(np.isnan(s), 1 - final / initial, s)
-  initial = np.where(np.isnan(initial), final / (1 - s), initial)
-  final = np.where(np.isnan(final), initial * (1 - s), final)
-  return dataclasses.replace(
-    runs, sparsity=s, initial_parameters=initial, final_parameters=final
-  )
-
-
 def _cannot(form: Form, runs: Runs) -> str | None:
   """Why a form cannot be fitted to all runs."""
-  needs = [f'{form.kind}_parameters']
-  needs += ['sparsity'] if form.n_sparsities > 1 else []
-  for name in needs:
-    n = np.isnan(getattr(runs, name)).sum()
-    if n:
-      return f'{name} not known of {n} of {len(runs)} runs'
+  middle = form.coefficient
+  try:
+    runs.parameters(form.kind, middle and (middle.low + middle.high) / 2)
+  except ValueError as error:
+    return str(error)
+  n = np.isnan(runs.sparsity).sum() if form.n_sparsities > 1 else 0
+  if n:
+    return f'sparsity: not known of {n} of {len(runs)} runs'
   return why_not(form, runs, runs)
 
 
-def _columns(form: Form, runs: Runs) -> tuple[np.ndarray, ...]:
-  """Parameters, sparsity and tokens as the form reads them."""
-  reads_sparsity = form.n_sparsities > 1
-  sparsity = runs.sparsity if reads_sparsity else np.zeros(len(runs))
-  return runs.parameters(form.kind), sparsity, runs.tokens
+def _check_carried(name: str, q: float) -> None:
+  own = EFFECTIVE[name].coefficient if name in EFFECTIVE else None
+  if own is None:
+    has = [key for key, each in EFFECTIVE.items() if each.coefficient]
+    raise ValueError(f'carried {name!r}: must be one of {has}')
+  if not own.low <= q <= own.high:
+    raise ValueError(
+      f'carried {name} = {q}: must be from {own.low:g} to {own.high:g}'
+    )
 
 
-def _compared(form: Form, runs: Runs, splits, notes, delta) -> ComparedLaw:
-  columns = _columns(form, runs)
-  fitted = fit_form(form, *columns, runs.loss, delta=delta)
-  notes += _plateau(form, 'in sample', fitted.spread(*columns))
-  errors = fitted.log_loss(*columns) - np.log(runs.loss)
+def _compared(
+  form: Form, runs: Runs, splits, notes, delta, carried
+) -> ComparedLaw:
+  fitted = fit_form(form, runs, delta=delta)
+  notes += _plateau(form, 'in sample', fitted.spread(runs))
+  errors = fitted.log_loss(runs) - np.log(runs.loss)
   outside = {
-    key: _errors_outside(form, runs, split, notes, delta)
+    key: _errors_outside(
+      form,
+      runs,
+      split,
+      notes,
+      delta,
+      carried if key == 'dense_to_sparse' else None,
+    )
     for key, split in splits.items()
   }
-  aicc, bic = _criteria(errors, len(form.names))
+  aicc, bic = _criteria(errors, form.n_coefficients)
   return ComparedLaw(
     form.name,
     form.formula,
-    len(form.names),
-    fitted.law.as_dict(),
+    form.n_coefficients,
+    fitted.as_dict(),
     fitted.objective,
     _rms(errors),
     **{key: _rms(each) for key, each in outside.items()},
@@ -252,21 +307,20 @@ def _compared(form: Form, runs: Runs, splits, notes, delta) -> ComparedLaw:
   )
 
 
-def _errors_outside(form, runs, split, notes, delta):
+def _errors_outside(form, runs, split, notes, delta, q):
   """(n,), NaN for runs that are not predicted."""
   errors = np.full(len(runs), np.nan)
   for train, test, name in split.folds:
-    reason = why_not(form, runs.select(train), runs.select(test))
+    reason = why_not(form, runs.select(train), runs.select(test), q)
     if reason:
       notes.append((form.name, split.name, name + reason))
       return errors
   spread = 0.0
   for *fold, _ in split.folds:
     train, test = map(runs.select, fold)
-    fitted = fit_form(form, *_columns(form, train), train.loss, delta=delta)
-    columns = _columns(form, test)
-    errors[fold[1]] = fitted.log_loss(*columns) - np.log(test.loss)
-    spread = max(spread, fitted.spread(*columns))
+    fitted = fit_form(form, train, delta=delta, q=q)
+    errors[fold[1]] = fitted.log_loss(test) - np.log(test.loss)
+    spread = max(spread, fitted.spread(test))
   notes += _plateau(form, split.name, spread)
   return errors
 
@@ -284,7 +338,7 @@ def _warnings(fitted: FormFit, runs: Runs, delta: float) -> tuple[str, ...]:
   law = fitted.law
   if not isinstance(law, ScalingLaw):
     return tuple(fitted.form.at_bounds(law))
-  data = runs.parameters(fitted.form.kind), runs.tokens, runs.loss
+  data = runs.parameters(fitted.form.kind, fitted.q), runs.tokens, runs.loss
   fit = ScalingLawFit(law, fitted.objective, delta, *data, fitted.other)
   return fit.warnings
 

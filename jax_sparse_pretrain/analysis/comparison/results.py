@@ -60,6 +60,7 @@ class ComparedLaw:
     one_sparsity_out: each run predicted from the other sparsities.
     largest_compute_out: runs of the largest compute, from the others.
     dense_to_sparse: sparse runs, predicted from dense ones.
+    one_schedule_out: runs of each schedule, predicted from all others.
     aicc: Akaike's criterion, corrected for few runs.
     bic: Bayes' criterion. Both take log errors as independent and normal, at
       the coefficients fitted here, which minimise Huber losses instead: so
@@ -77,6 +78,7 @@ class ComparedLaw:
   one_sparsity_out: float | None
   largest_compute_out: float | None
   dense_to_sparse: float | None
+  one_schedule_out: float | None
   aicc: float | None
   bic: float | None
   bias: tuple[Bias, ...]
@@ -111,6 +113,7 @@ ERRORS = {
   'one_sparsity_out': 'sparsity',
   'largest_compute_out': 'compute',
   'dense_to_sparse': 'dense',
+  'one_schedule_out': 'schedule',
 }
 # Laws coincide if their errors agree to this part of themselves.
 SAME = 1e-6

@@ -2,7 +2,7 @@
 
 import dataclasses
 import numbers
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -46,6 +46,9 @@ class Bootstrap:
     unidentified: coefficients which a resample leaves open, (n, 5), bool.
     n_groups: how many runs, or groups of them, were drawn from.
     ranges: lowest and highest N, and D, of the runs, (2, 2).
+    values: the coefficient of the count in each, (n,), infinite where it was
+      at an end of its table; None if the count has none.
+    name: that of the coefficient.
   """
 
   laws: np.ndarray
@@ -54,6 +57,8 @@ class Bootstrap:
   unidentified: np.ndarray
   n_groups: int
   ranges: np.ndarray
+  values: np.ndarray | None = None
+  name: str = ''
 
   def intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
     """Percentile interval of each coefficient.
@@ -69,14 +74,22 @@ class Bootstrap:
     check_level(level)
     lows, highs = percentiles(self.laws, self.unidentified, level)
     ends = zip(lows.tolist(), highs.tolist(), strict=True)
-    return dict(zip(NAMES, ends, strict=True))
+    found = dict(zip(NAMES, ends, strict=True))
+    if self.values is not None:
+      tail = (1 - level) / 2
+      found[self.name] = (
+        float(np.quantile(self.values, tail, method='lower')),
+        float(np.quantile(self.values, 1 - tail, method='higher')),
+      )
+    return found
 
   def loss_intervals(
     self, parameters, tokens, level: float = 0.95
   ) -> tuple[np.ndarray, np.ndarray]:
     """Percentile interval of the predicted loss, each of shape (k,).
 
-    Of the law alone, without the noise of a run. Outside the N of the runs,
+    Of the law alone, without the noise of a run. N may be (n, k), where each
+    resample counts it in its own way. Outside the N of the runs,
     or outside their D, a resample that leaves the exponent open could have
     predicted anything, and counts as in `intervals`.
 
@@ -87,13 +100,28 @@ class Bootstrap:
     parameters, tokens = np.broadcast_arrays(
       np.atleast_1d(parameters), np.atleast_1d(tokens)
     )
-    losses = np.stack([law.loss(parameters, tokens) for law in self])
+    E, A, B, alpha, beta = self.laws.T[:, :, None]
+    losses = E + A * parameters**-alpha + B * tokens**-beta
     anything = np.zeros(losses.shape, bool)
     for term, sizes in enumerate((parameters, tokens)):
       low, high = np.log(self.ranges[term]) + [-SAME_COUNT, SAME_COUNT]
       outside = (np.log(sizes) < low) | (np.log(sizes) > high)
       anything |= self.unidentified[:, [3 + term]] & outside
     return percentiles(losses, anything, level)
+
+  def counts(self, of_value, fit) -> np.ndarray:
+    """N of some runs as each resample counts them, (n, k), or (k,) for all.
+
+    Args:
+      of_value: coefficient of the count, or None -> N of the runs, (k,).
+      fit: the fit that was resampled.
+    """
+    if self.values is None:
+      return of_value(None)
+    table = np.stack([of_value(q) for q in fit.count.values])
+    q = np.clip(self.values, *fit.count.values[[0, -1]])
+    columns = [np.interp(q, fit.count.values, each) for each in table.T]
+    return np.stack(columns, axis=1)
 
   def correlations(self) -> np.ndarray:
     """Between the coefficients over the resamples, A and B as logarithms.
@@ -153,6 +181,62 @@ def bootstrap(
     unidentified(design, counts.astype(float), found),
     int(design.groups.max()) + 1,
     np.exp([logs.min(axis=1), logs.max(axis=1)]).T,
+  )
+
+
+def bootstrap_over(
+  counted: Sequence[tuple[float, Design, np.ndarray]],
+  delta: float,
+  n_resamples: int,
+  seed: int,
+  name: str,
+) -> Bootstrap:
+  """Laws of resamples, each with its own best value of a coefficient.
+
+  Args:
+    counted: of values of the coefficient of a count, increasing in equal
+      steps: the value, the runs as it counts them, and the best law, (k,).
+    delta: of the Huber loss.
+    n_resamples: how many.
+    seed: the seed of the draws.
+    name: of the coefficient.
+  """
+  values = np.array([q for q, _, _ in counted])
+  middle = len(counted) // 2
+  _, design, theta = counted[middle]
+  drawn = bootstrap(design, theta, delta, n_resamples, seed)
+  # A design has its rows in an order of its own.
+  given = np.empty_like(drawn.counts)
+  given[:, design.order] = drawn.counts
+  laws = np.empty((len(counted), *drawn.laws.shape))
+  f = np.empty(laws.shape[:2])
+  laws[middle], f[middle] = drawn.laws, drawn.objectives
+  for way in (-1, 1):
+    at = middle
+    while 0 <= at + way < len(counted):
+      _, design, _ = counted[at + way]
+      start = np.clip(
+        design.theta(laws[at]), design.problem.lower, design.problem.upper
+      )
+      weights = given[:, design.order].astype(float)
+      found, f[at + way] = minimise(start, design.problem, delta, weights)
+      laws[at + way] = design.coefficients(found)
+      at += way
+  best, every = f.argmin(axis=0), np.arange(n_resamples)
+  # The vertex of the parabola through the best and its neighbours.
+  inner = best.clip(1, len(values) - 2)
+  left, least, right = (f[inner + i, every] for i in (-1, 0, 1))
+  bend = np.maximum(left - 2 * least + right, 1e-300)
+  shift = np.clip((left - right) / (2 * bend), -1, 1)
+  found = values[inner] + shift * (values[1] - values[0])
+  found = np.where(best == 0, -np.inf, found)
+  found = np.where(best == len(values) - 1, np.inf, found)
+  return dataclasses.replace(
+    drawn,
+    laws=laws[best, every],
+    objectives=f[best, every],
+    values=found,
+    name=name,
   )
 
 

@@ -14,14 +14,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jax_sparse_pretrain.analysis.effective import EFFECTIVE
+from jax_sparse_pretrain.analysis.fitting import coefficient as profiling
 from jax_sparse_pretrain.analysis.fitting import design as designs
 from jax_sparse_pretrain.analysis.fitting import grid, identification, search
-from jax_sparse_pretrain.analysis.fitting.bootstrap import Bootstrap, bootstrap
+from jax_sparse_pretrain.analysis.fitting.bootstrap import (
+  Bootstrap,
+  bootstrap,
+  bootstrap_over,
+)
 from jax_sparse_pretrain.analysis.fitting.forms import Form
-from jax_sparse_pretrain.analysis.fitting.intervals import profile_intervals
+from jax_sparse_pretrain.analysis.fitting.intervals import (
+  objective_threshold,
+  profile_intervals,
+)
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.fitting.objective import huber, objective
 from jax_sparse_pretrain.analysis.fitting.solver import minimise
+from jax_sparse_pretrain.analysis.runs_table import Runs
 
 METHODS = ('global', 'grid')
 # Part of the objective to which it is that of the law, and an optimum.
@@ -43,6 +53,8 @@ class ScalingLawFit:
     loss: measured, in nats, (m,).
     other: a law that fits as well and predicts otherwise, where there are
       many; of these, `law` has the least squared error. None if it is alone.
+    count: the coefficient of the effective count that N is; None if it has
+      none, or if N was given.
   """
 
   law: ScalingLaw
@@ -52,6 +64,13 @@ class ScalingLawFit:
   tokens: np.ndarray
   loss: np.ndarray
   other: ScalingLaw | None = None
+  count: 'FittedCount | None' = None
+
+  @property
+  def coefficients(self) -> dict[str, float]:
+    """Those of the law, and that of the count, by name."""
+    own = {self.count.name: self.count.value} if self.count else {}
+    return self.law.as_dict() | own
 
   @property
   def residuals(self) -> np.ndarray:
@@ -77,12 +96,13 @@ class ScalingLawFit:
     together), from other laws that fit as well, from bounds, and from
     profile intervals of the level that are open.
     """
-    return (
+    said = (
       *identification.design_warnings(self._design),
       *self._optimum_warnings(),
       *identification.bound_warnings(self._design, self.law),
       *identification.interval_warnings(self.intervals(level), level),
     )
+    return (*said, *self.count.warnings) if self.count else said
 
   def _optimum_warnings(self) -> Iterator[str]:
     if self.other:
@@ -118,11 +138,26 @@ class ScalingLawFit:
     Raises:
       ValueError: for labels that are not one a run, or that are all equal.
     """
-    design = self._design
     if groups is not None:
-      design = self._make(_group_indices(groups, len(self.loss)))
-    theta = design.theta(self._coefficients)
-    return bootstrap(design, theta, self.delta, n_resamples, seed)
+      groups = _group_indices(groups, len(self.loss))
+    options = (self.delta, n_resamples, seed)
+    counted = []
+    for parameters, law in self._counted:
+      design = designs.make(parameters, self.tokens, self.loss, groups)
+      counted.append((design, design.theta(list(law.as_dict().values()))))
+    if self.count is None:
+      return bootstrap(*counted[0], *options)
+    values = self.count.values
+    tried = [(values[i], *counted[i]) for i in range(0, N_TABLE, EVERY)]
+    return bootstrap_over(tried, *options, self.count.name)
+
+  @property
+  def _counted(self) -> list[tuple[np.ndarray, ScalingLaw]]:
+    """N and the best law, of each value of the coefficient of the count."""
+    if self.count is None:
+      return [(self.parameters, self.law)]
+    laws = (ScalingLaw(*each) for each in self.count.laws)
+    return list(zip(self.count.parameters, laws, strict=True))
 
   def intervals(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
     """Profile interval of each coefficient; an open side is 0 or inf.
@@ -132,11 +167,36 @@ class ScalingLawFit:
     """
     designs.check_level(level)
     if level not in self._profiles:
-      theta = self._design.theta(self._coefficients)
-      self._profiles[level] = profile_intervals(
-        self._design, theta, self.delta, level
-      )
+      self._profiles[level] = self._profile(level)
     return dict(self._profiles[level])
+
+  def _profile(self, level: float) -> dict[str, tuple[float, float]]:
+    """Of a coefficient of the count, too: that of the others is over it."""
+    theta = self._design.theta(self._coefficients)
+    ends = profile_intervals(self._design, theta, self.delta, level)
+    if self.count is None:
+      return ends
+    design, k = self._design, len(theta) + 1
+    threshold = objective_threshold(design, theta, self.delta, level, k)
+    risen = np.maximum(self.count.objectives - self.objective, 0.0)
+    every = [ends]
+    inside = np.flatnonzero(risen < threshold)
+    for i in inside[:: -(-len(inside) // N_JOINT)]:
+      parameters, law = self._counted[i]
+      other = self._make(None, parameters)
+      theta = other.theta(list(law.as_dict().values()))
+      left = threshold - risen[i]
+      every.append(
+        profile_intervals(other, theta, self.delta, level, threshold=left)
+      )
+    lows, highs = zip(
+      *(zip(*each.values(), strict=True) for each in every), strict=True
+    )
+    joint = zip(np.min(lows, axis=0), np.max(highs, axis=0), strict=True)
+    ends = dict(
+      zip(ends, [(float(a), float(b)) for a, b in joint], strict=True)
+    )
+    return {**ends, self.count.name: self.count.interval(risen, threshold)}
 
   def interaction(self, level: float = 0.95):
     """Of N and D beyond the law; 0 where it holds, None if not to be told."""
@@ -152,6 +212,7 @@ class ScalingLawFit:
       'objective': self.objective,
       'delta': self.delta,
       'other': self.other and self.other.as_dict(),
+      'count': self.count and self.count.as_dict(),
     }
     for name in ('parameters', 'tokens', 'loss'):
       values[name] = getattr(self, name).tolist()
@@ -172,9 +233,12 @@ class ScalingLawFit:
       objective, other = float(values['objective']), values['other']
       delta = designs.check_delta(values['delta'])
       other = other and ScalingLaw.from_dict(other)
+      count = values.get('count')  # Files of earlier versions have none.
+      count = count and FittedCount.from_dict(count, len(data[0]))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
       raise ValueError(f'not a fit: {error!r}') from None
-    fit = cls(law, objective, delta, **designs.check(*data), other=other)
+    columns = designs.check(*data)
+    fit = cls(law, objective, delta, **columns, other=other, count=count)
     total = float(huber(fit.residuals, delta).sum())
     rounding = ROUNDING * delta * len(fit.loss)
     if not abs(objective - total) <= UNFINISHED * total + rounding:
@@ -195,8 +259,169 @@ class ScalingLawFit:
   def _coefficients(self) -> np.ndarray:
     return np.array(list(self.law.as_dict().values()))
 
-  def _make(self, groups=None) -> designs.Design:
-    return designs.make(self.parameters, self.tokens, self.loss, groups)
+  def _make(self, groups=None, parameters=None) -> designs.Design:
+    parameters = self.parameters if parameters is None else parameters
+    return designs.make(parameters, self.tokens, self.loss, groups)
+
+
+# Values of the coefficient of a count over which the intervals of the others
+# are joined.
+N_JOINT = 7
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FittedCount:
+  """The coefficient of an effective count, with values around it.
+
+  Attributes:
+    kind: the name of the count.
+    name: of the coefficient.
+    value: at the optimum.
+    values: of a table around it, increasing, (v,).
+    parameters: N of each run by each value, (v, m).
+    laws: the five coefficients of the best law of each, (v, 5).
+    objectives: of these, (v,).
+  """
+
+  kind: str
+  name: str
+  value: float
+  values: np.ndarray
+  parameters: np.ndarray
+  laws: np.ndarray
+  objectives: np.ndarray
+
+  @property
+  def warnings(self) -> tuple[str, ...]:
+    """Sentences on a coefficient that means nothing, or is at its bound."""
+    if np.ptp(np.log(self.parameters), axis=0).max() < designs.SAME_COUNT:
+      return (f'{self.name} does not matter to N of these runs',)
+    ends = EFFECTIVE[self.kind].coefficient
+    return tuple(
+      f'{self.name} is at its bound of {end:g}'
+      for end in (ends.low, ends.high)
+      if abs(self.value - end) <= BOUND * (ends.high - ends.low)
+    )
+
+  def interval(self, risen: np.ndarray, threshold: float):
+    """The values whose objective has risen by less; infinite sides are open."""
+    # Nearly linear in the distance on each side.
+    height = np.sqrt(risen / threshold) if threshold > 0 else 0 * risen
+    ends = []
+    for side, none in ((-1, -np.inf), (1, np.inf)):
+      away = side * (self.values - self.value) >= 0
+      x = np.append(self.value, self.values[away][::side])
+      y = np.append(0.0, height[away][::side])
+      out = np.flatnonzero(y >= 1)
+      if not len(out):
+        ends.append(none)
+        continue
+      j, i = out[0], max(out[0] - 1, 0)
+      ends.append(float(np.interp(1.0, [y[i], y[j]], [x[i], x[j]])))
+    return tuple(ends)
+
+  def as_dict(self) -> dict[str, Any]:
+    return {
+      name: each.tolist() if isinstance(each, np.ndarray) else each
+      for name, each in vars(self).items()
+    }
+
+  @classmethod
+  def from_dict(cls, values, m: int) -> 'FittedCount':
+    """The inverse of `as_dict`, for m runs; a ValueError if it is not."""
+    made = cls(
+      **{
+        name: np.asarray(each, float) if isinstance(each, list) else each
+        for name, each in values.items()
+      }
+    )
+    v = len(made.values)
+    shapes = [made.parameters.shape, made.laws.shape, made.objectives.shape]
+    is_right = made.kind in EFFECTIVE and isinstance(made.value, float)
+    if not is_right or shapes != [(v, m), (v, 5), (v,)] or not v:
+      raise ValueError('count: is not what fit has written')
+    return made
+
+
+# Part of the range of a coefficient within which it is at its bound.
+BOUND = 1e-4
+# Values of the table around a coefficient, and how far it goes: where the
+# objective has risen by so many thresholds of a 95 % interval.
+N_TABLE, TABLE_REACH = 25, 6.0
+# Of these a resample tries third.
+EVERY = 3
+
+
+def fit_runs(
+  runs: Runs, kind: str = 'average', *, delta: float = 1e-3, method='global'
+) -> ScalingLawFit:
+  """Fits the law of an effective count to runs, its coefficient too.
+
+  Args:
+    runs: the runs; what the count reads must be known of each.
+    kind: the name of the count, of `effective.EFFECTIVE`.
+    delta: as of `fit_scaling_law`.
+    method: as of `fit_scaling_law`; 'grid' is for counts without a coefficient.
+
+  Raises:
+    ValueError: as `fit_scaling_law` and `Runs.parameters` do.
+  """
+  coefficient = EFFECTIVE[kind].coefficient if kind in EFFECTIVE else None
+  options = {'delta': delta, 'method': method}
+  if coefficient is None:
+    n = runs.parameters(kind)
+    return fit_scaling_law(n, runs.tokens, runs.loss, **options)
+  if method != 'global':
+    raise ValueError(
+      f'method {method!r}: {kind} has a coefficient: only global'
+    )
+  delta = designs.check_delta(delta)
+  middle = (coefficient.low + coefficient.high) / 2
+  designs.check(runs.parameters(kind, middle), runs.tokens, runs.loss)
+
+  def make(q: float) -> designs.Design:
+    return designs.make(runs.parameters(kind, q), runs.tokens, runs.loss)
+
+  found = profiling.best(make, coefficient, delta)
+  q = float(found.q)
+  fit = fit_scaling_law(
+    runs.parameters(kind, q), runs.tokens, runs.loss, **options
+  )
+  return dataclasses.replace(
+    fit, count=_table(runs, kind, coefficient, found, make, delta)
+  )
+
+
+def _table(runs, kind, coefficient, found, make, delta) -> FittedCount:
+  """Values around the best, as far as the data could want them."""
+  k = len(found.theta) + 1
+  far = found.objective + TABLE_REACH * objective_threshold(
+    found.design, found.theta, delta, 0.95, k
+  )
+
+  def rises(q: float) -> bool:
+    each = profiling.candidate(q, make(q), delta, start=found)
+    return each.objective > far
+
+  ends = []
+  for bound in (coefficient.low, coefficient.high):
+    inner, outer = found.q, bound
+    if rises(outer):
+      for _ in range(12):
+        middle = (inner + outer) / 2
+        inner, outer = (inner, middle) if rises(middle) else (middle, outer)
+    ends.append(outer)
+  values = np.linspace(*ends, N_TABLE)
+  each = [profiling.candidate(q, make(q), delta, start=found) for q in values]
+  return FittedCount(
+    kind,
+    coefficient.name,
+    float(found.q),
+    values,
+    np.stack([runs.parameters(kind, q) for q in values]),
+    np.stack([c.design.coefficients(c.theta) for c in each]),
+    np.array([c.objective for c in each]),
+  )
 
 
 def fit_scaling_law(
@@ -245,19 +470,32 @@ def fit_scaling_law(
 
 
 def fit_form(
-  form: Form, parameters, sparsity, tokens, loss, *, delta: float = 1e-3
+  form: Form, runs: Runs, *, delta: float = 1e-3, q: float | None = None
 ) -> 'FormFit':
-  """Fits any form of the law; N is of the kind that the form reads.
+  """Fits any form of the law, with the coefficient of its count.
+
+  Args:
+    form: the law.
+    runs: the runs; what the form reads must be known of each.
+    delta: of the Huber loss.
+    q: the coefficient of the count, if it has one and is not to be fitted.
 
   Raises:
-    ValueError: for fewer runs than coefficients, columns of different
-      lengths, and values out of range, naming the row.
+    ValueError: for fewer runs than coefficients, and values out of range,
+      naming the row.
   """
-  columns = designs.check(parameters, tokens, loss, len(form.names))
-  sparsity = designs.check_sparsity(sparsity, columns['loss'].shape)
   delta = designs.check_delta(delta)
-  design = designs.make(**columns, form=form, sparsity=sparsity)
-  return optimum(design, delta)
+
+  def make(q: float | None) -> designs.Design:
+    n, sparsity, tokens = form.columns(runs, q)
+    columns = designs.check(n, tokens, runs.loss, len(form.names))
+    sparsity = designs.check_sparsity(sparsity, columns['loss'].shape)
+    return designs.make(**columns, form=form, sparsity=sparsity)
+
+  if form.coefficient is None or q is not None:
+    return optimum(make(q), delta)._replace(q=q)
+  found = profiling.best(make, form.coefficient, delta)
+  return optimum(found.design, delta, found.theta)._replace(q=float(found.q))
 
 
 class FormFit(NamedTuple):
@@ -270,6 +508,7 @@ class FormFit(NamedTuple):
     coefficients: its sizes and exponents, as the form names them, (k,).
     others: those of a law that fits as well; the same if there is none.
     theta: the coefficients in the units of the design, (k,).
+    q: the coefficient of its count; None if that has none.
   """
 
   form: Form
@@ -278,6 +517,7 @@ class FormFit(NamedTuple):
   coefficients: np.ndarray
   others: np.ndarray
   theta: np.ndarray
+  q: float | None = None
 
   @property
   def other(self):
@@ -285,15 +525,20 @@ class FormFit(NamedTuple):
     is_alone = self.others is self.coefficients
     return None if is_alone else self.form.law(*map(float, self.others))
 
-  def log_loss(self, parameters, sparsity, tokens) -> np.ndarray:
-    """Predicted log loss, (n,)."""
-    return self.form.log_loss(self.coefficients, parameters, sparsity, tokens)
+  def as_dict(self) -> dict[str, float]:
+    """The coefficients of the law and of its count, by name."""
+    mine = self.form.coefficient
+    return self.law.as_dict() | ({mine.name: self.q} if mine else {})
 
-  def spread(self, parameters, sparsity, tokens) -> float:
+  def log_loss(self, runs: Runs) -> np.ndarray:
+    """Predicted log loss, (n,)."""
+    columns = self.form.columns(runs, self.q)
+    return self.form.log_loss(self.coefficients, *columns)
+
+  def spread(self, runs: Runs) -> float:
     """How far a law that fits as well differs in log loss, at most."""
-    runs = parameters, sparsity, tokens
-    theirs = self.form.log_loss(self.others, *runs)
-    return float(np.abs(self.log_loss(*runs) - theirs).max())
+    theirs = self.form.log_loss(self.others, *self.form.columns(runs, self.q))
+    return float(np.abs(self.log_loss(runs) - theirs).max())
 
 
 def optimum(

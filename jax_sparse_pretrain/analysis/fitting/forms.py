@@ -6,12 +6,11 @@ finds its optimum, its intervals and its resamples. To add a law, write its
 terms and one line of `FORMS`:
 
   'B': {'beta': d} is the term B / D^beta;
-  'A': {'alpha': n, 'alpha c': 1 - s} is A / (N^alpha (1 - s)^(alpha c)).
+  'a': {'b': 1 / (1 - s), 'd': n} is a (1 - s)^b / N^d.
 
 So a law is linear in its sizes (E, A and B), given its exponents. An effective
-count without a coefficient of its own stands in place of n, as n * (1 - s / 2)
-would. With a coefficient that is no exponent, it is a form for each value of
-that coefficient, which is then profiled over.
+count (`effective.EFFECTIVE`) stands in place of n; the coefficient that it may
+have is profiled over (`coefficient`).
 """
 
 import dataclasses
@@ -20,13 +19,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jax_sparse_pretrain.analysis.effective import EFFECTIVE, Coefficient
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
+from jax_sparse_pretrain.analysis.runs_table import Runs
 
 # Across a factor of ten in size, an exponent of 3 leaves a thousandth of the
 # term. A steeper one says only that the smallest size stands apart.
 MAX_EXPONENT = 3.0
-# Slower than this, a power cannot be told from a constant; and e and c, which
-# are quotients by an exponent, stay finite.
+# Slower than this, a power cannot be told from a constant; and e, which has an
+# exponent of 1 / f, stays finite.
 MIN_EXPONENT = 0.01
 FREE, FALLS = (0.0, MAX_EXPONENT), (MIN_EXPONENT, MAX_EXPONENT)
 # (1/2)^10 is a thousandth.
@@ -42,7 +43,7 @@ class Form(NamedTuple):
   Attributes:
     name: for tables.
     formula: the loss in words of the coefficients.
-    kind: the parameters it reads: average, final or initial.
+    kind: the effective count that it reads, of `EFFECTIVE`.
     n_sparsities: different ones that it takes to tell its coefficients.
     terms: (N, s, D), each (m,) -> size -> exponent -> the count of which the
       size is divided by this power.
@@ -59,9 +60,25 @@ class Form(NamedTuple):
   law: Callable[..., Any]
 
   @property
+  def coefficient(self) -> Coefficient | None:
+    """That of the effective count."""
+    return EFFECTIVE[self.kind].coefficient
+
+  @property
+  def n_coefficients(self) -> int:
+    """Of the law and of its count."""
+    return len(self.names) + (self.coefficient is not None)
+
+  @property
   def names(self) -> tuple[str, ...]:
     """The sizes and the exponents, as the solver has them."""
     return (*self.terms(1.0, 0.0, 1.0), *self.bounds)
+
+  def columns(self, runs: Runs, q: float | None) -> tuple[np.ndarray, ...]:
+    """Parameters, sparsity and tokens as the form reads them, each (n,)."""
+    reads_sparsity = self.n_sparsities > 1
+    sparsity = runs.sparsity if reads_sparsity else np.zeros(len(runs))
+    return runs.parameters(self.kind, q), sparsity, runs.tokens
 
   def factors(self, parameters, sparsity, tokens) -> np.ndarray:
     """Logarithms of the counts, (j, p, m); 0 where there is none."""
@@ -88,31 +105,6 @@ class Form(NamedTuple):
         if abs(value - end) <= near:
           sentences.append(f'{name} is at its bound of {end:g}')
     return sentences
-
-
-@dataclasses.dataclass(frozen=True)
-class DensityPowerLaw:
-  """L = E + A / N^alpha + B / D^beta with N = N_initial (1 - s)^c.
-
-  From c = 0 to 1 it runs from initial parameters to final ones.
-  """
-
-  E: float
-  A: float
-  B: float
-  alpha: float
-  beta: float
-  c: float
-
-  def loss(self, initial_parameters, sparsity, tokens) -> np.ndarray:
-    """Predicted loss in nats; arguments broadcast."""
-    kept = 1 - np.asarray(sparsity, np.float64)
-    n = np.asarray(initial_parameters, np.float64) * kept**self.c
-    d = np.asarray(tokens, np.float64)
-    return self.E + self.A * n**-self.alpha + self.B * d**-self.beta
-
-  def as_dict(self) -> dict[str, float]:
-    return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,10 +135,10 @@ class FrantarLaw:
 
 
 def chinchilla(kind: str) -> Form:
-  """Chinchilla's law of the parameters of a kind."""
+  """Chinchilla's law of the effective count of a kind."""
   return Form(
-    f'{kind} N',
-    f'E + A / N_{kind}^alpha + B / D^beta',
+    kind,
+    f'E + A / N^alpha + B / D^beta, N: {EFFECTIVE[kind].formula}',
     kind,
     1,
     lambda n, s, d: {'E': {}, 'A': {'alpha': n}, 'B': {'beta': d}},
@@ -156,21 +148,6 @@ def chinchilla(kind: str) -> Form:
 
 
 CHINCHILLA = chinchilla('average')
-DENSITY_POWER = Form(
-  'initial N (1-s)^c',
-  'E + A / (N_initial (1-s)^c)^alpha + B / D^beta',
-  'initial',
-  2,
-  lambda n, s, d: {
-    'E': {},
-    'A': {'alpha': n, 'alpha c': 1 - s},
-    'B': {'beta': d},
-  },
-  {'alpha': FALLS, 'alpha c': FREE, 'beta': FALLS},
-  lambda E, A, B, alpha, alpha_c, beta: DensityPowerLaw(
-    E, A, B, alpha, beta, alpha_c / alpha
-  ),
-)
 FRANTAR = Form(
   'Frantar',
   '(a (1-s)^b + c) / N_final^d + (e / D)^f + g',
@@ -186,10 +163,4 @@ FRANTAR = Form(
   lambda a, c, e_f, g, b, d, f: FrantarLaw(a, b, c, d, e_f ** (1 / f), f, g),
 )
 
-FORMS = (
-  CHINCHILLA,
-  chinchilla('final'),
-  chinchilla('initial'),
-  DENSITY_POWER,
-  FRANTAR,
-)
+FORMS = (*map(chinchilla, EFFECTIVE), FRANTAR)

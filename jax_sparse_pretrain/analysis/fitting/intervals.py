@@ -40,18 +40,32 @@ ACCURACY = 1e-4
 MAX_ROUNDS = 40
 
 
+def objective_threshold(
+  design: Design, theta: np.ndarray, delta: float, level: float, k: int
+) -> float:
+  """What the objective of k coefficients may rise to within an interval."""
+  r = residuals(theta, design.problem)
+  return _threshold(r, k, max(delta, SMALLEST_DELTA), level)
+
+
 def profile_intervals(
-  design: Design, theta: np.ndarray, delta: float, level: float
+  design: Design,
+  theta: np.ndarray,
+  delta: float,
+  level: float,
+  threshold: float | None = None,
 ) -> dict[str, tuple[float, float]]:
   """The interval of each size and exponent; an open side is 0 or inf.
 
   A side is open where no value is refused up to the bound, and where the
   values that are not refused need an exponent at its bound: then the bound
-  made the end, not the data. `theta` is the optimum, in the design's units.
+  made the end, not the data. `theta` is the optimum, in the design's units;
+  `threshold` replaces that of the level.
   """
   problem, delta = design.problem, max(delta, SMALLEST_DELTA)
   k, n_sizes = len(theta), problem.n_sizes
-  threshold = _threshold(residuals(theta, problem), k, delta, level)
+  if threshold is None:
+    threshold = _threshold(residuals(theta, problem), k, delta, level)
   ends = np.tile([0.0, np.inf], (k, 1))
   if np.isfinite(threshold):
     begins = [theta]

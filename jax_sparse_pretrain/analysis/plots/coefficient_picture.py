@@ -42,12 +42,13 @@ def plot_coefficients(
   if profile is not None:
     intervals = {'profile': profile, **intervals}
   law = fit.law.as_dict()
+  shown = [*zip(law.items(), bootstrap.laws.T, strict=True)]
+  if fit.count:
+    shown.append(((fit.count.name, fit.count.value), bootstrap.values))
   figure = style.new_figure(5.0, f'Coefficients, {len(fit.loss)} runs')
   left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
-  rows = left.subplots(len(law), 1)
-  for axes, (name, value), resamples in zip(
-    rows, law.items(), bootstrap.laws.T, strict=True
-  ):
+  rows = left.subplots(len(shown), 1)
+  for axes, ((name, value), resamples) in zip(rows, shown, strict=True):
     ends = {kind: each[name] for kind, each in intervals.items()}
     _plot_one(axes, name, value, resamples, ends)
   rows[0].set_title('estimates and resamples')
@@ -89,7 +90,8 @@ def _power(value: float) -> str:
 def _limits(value, resamples, ends, is_log) -> tuple[float, float]:
   """Of the bulk of the resamples, and of interval ends that are near it."""
   to, back = (np.log, np.exp) if is_log else (np.asarray, np.asarray)
-  known = resamples[np.isfinite(resamples) & (resamples > 0)]
+  known = resamples[np.isfinite(resamples)]
+  known = known[known > 0] if is_log else known
   low, high = to(np.quantile(known, [0.005, 0.995]) if len(known) else value)
   low, high = min(low, to(value)), max(high, to(value))
   # Resamples that differ by rounding alone have no bulk.

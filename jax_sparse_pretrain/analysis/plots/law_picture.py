@@ -7,10 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from jax_sparse_pretrain.analysis.effective import EFFECTIVE
 from jax_sparse_pretrain.analysis.fitting.fit import ScalingLawFit
 from jax_sparse_pretrain.analysis.fitting.law import ScalingLaw
 from jax_sparse_pretrain.analysis.plots import style
-from jax_sparse_pretrain.analysis.runs_table import NAMES, Runs
+from jax_sparse_pretrain.analysis.runs_table import Runs
 from jax_sparse_pretrain.model.counts import training_flops
 from jax_sparse_pretrain.text import power, short
 
@@ -31,13 +32,13 @@ def plot_law(
   Args:
     runs: measured runs.
     law_or_fit: a law of the parameters of this kind.
-    kind: of parameters, in `table.KINDS`.
+    kind: of parameters, of `EFFECTIVE`.
 
   Raises:
     ValueError: if parameters of this kind are not known of every run.
   """
   law = getattr(law_or_fit, 'law', law_or_fit)
-  n, d = runs.parameters(kind), runs.tokens
+  n, d = _counts(runs, law_or_fit, kind), runs.tokens
   figure = style.new_figure(5.7, f'{formula(law, kind)}, {len(runs)} runs')
   (over_n, over_d), (left_n, left_d) = figure.subplots(
     2, 2, sharey='row', sharex='col', height_ratios=(3, 1)
@@ -53,7 +54,7 @@ def plot_law(
     axes.grid(True)
   shown = np.concatenate([runs.loss, law.loss(n, d)])
   style.log_axis(over_n.yaxis, shown.min() / 1.04, shown.max() * 1.04)
-  name = NAMES[kind]
+  name = EFFECTIVE[kind].symbol
   _add_curves(over_n, d, lambda n, d: law.loss(n, d), 'D', by_sparsity)
   _add_curves(over_d, n, lambda d, n: law.loss(n, d), name, by_sparsity)
   over_n.set_ylabel('loss (nats per token)')
@@ -69,7 +70,7 @@ def plot_law(
 def formula(law: ScalingLaw, kind: str) -> str:
   """L = E + A / N_avg^alpha + B / D^beta, in numbers."""
   E, A, B, alpha, beta = map(power, law.as_dict().values())
-  return f'L = {E} + {A} / {NAMES[kind]}^{alpha} + {B} / D^{beta}'
+  return f'L = {E} + {A} / {EFFECTIVE[kind].symbol}^{alpha} + {B} / D^{beta}'
 
 
 def levels(values: np.ndarray, at_most: int = MOST_CURVES) -> np.ndarray:
@@ -116,7 +117,7 @@ def plot_predicted(
 
   Args:
     runs: measured runs.
-    fits: by the kind of parameters that each counts, of `KINDS`.
+    fits: by the kind of parameters that each counts, of `EFFECTIVE`.
 
   Raises:
     ValueError: if there is no law, and if parameters of its kind are not
@@ -133,13 +134,13 @@ def plot_predicted(
   most = 0.0
   for (above, below), (kind, each) in zip(grid.T, fits.items(), strict=True):
     law = getattr(each, 'law', each)
-    predicted = law.loss(runs.parameters(kind), runs.tokens)
+    predicted = law.loss(_counts(runs, each, kind), runs.tokens)
     residuals = 100 * np.log(runs.loss / predicted)
     rms = np.sqrt(np.mean(residuals**2))
     most = max(most, np.abs(residuals).max())
     above.scatter(runs.loss, predicted, c=colours, **style.POINT)
     above.axline((low, low), (high, high), color=style.GREY, linewidth=1)
-    above.set_title(f'law of {NAMES[kind]}, RMS {rms:.2f} %')
+    above.set_title(f'law of {EFFECTIVE[kind].symbol}, RMS {rms:.2f} %')
     above.grid(True)
     below.scatter(runs.loss, residuals, c=colours, **style.POINT)
     below.axhline(0, color=style.GREY, linewidth=1, zorder=1)
@@ -151,6 +152,12 @@ def plot_predicted(
   style.residual_axis(below, most)
   style.add_legend(figure, runs.sparsity, loc='outside upper right')
   return figure
+
+
+def _counts(runs: Runs, law_or_fit, kind: str) -> np.ndarray:
+  """N of the runs, with the coefficient of the count that was fitted."""
+  count = getattr(law_or_fit, 'count', None)
+  return runs.parameters(kind, count and count.value)
 
 
 # A curve ends where its loss is this far above its least.
@@ -174,7 +181,7 @@ def plot_isoflops(
     law_or_fit: a law of parameters of this kind.
     compute: budgets in FLOPs.
     runs: drawn as points, in the colour of their own 6 N D.
-    kind: of parameters, in `table.KINDS`.
+    kind: of parameters, of `EFFECTIVE`.
 
   Raises:
     ValueError: for a law without an optimum, for budgets that are not
@@ -192,7 +199,7 @@ def plot_isoflops(
     losses = np.array([y.max() for _, y in curves])
     spent = compute
   else:
-    sizes, losses = runs.parameters(kind), runs.loss
+    sizes, losses = _counts(runs, law_or_fit, kind), runs.loss
     spent = np.append(training_flops(sizes, runs.tokens), compute)
   scale = LogNorm(spent.min(), max(spent.max(), 1.001 * spent.min()))
   colours = style.sequential()
@@ -210,7 +217,7 @@ def plot_isoflops(
   if law is law_or_fit or _has_exponents(law_or_fit):
     _plot_optima(axes, law, best_n, best)
   _name_budgets(axes, compute, curves, shades)
-  axes.set_xlabel(f'{NAMES[kind]}, parameters')
+  axes.set_xlabel(f'{EFFECTIVE[kind].symbol}, parameters')
   axes.set_ylabel('loss (nats per token)')
   axes.grid(True)
   return figure

@@ -21,10 +21,11 @@ from jax_sparse_pretrain.analysis.command import (
   Repeated,
   Words,
 )
-from jax_sparse_pretrain.analysis.runs_table import KINDS, Runs
+from jax_sparse_pretrain.analysis.effective import EFFECTIVE
+from jax_sparse_pretrain.analysis.runs_table import Runs
 from jax_sparse_pretrain.planning import Plan, plan
 
-Kind = Literal[KINDS]
+Kind = Literal[tuple(EFFECTIVE)]
 # Below it the Huber loss is the absolute loss, and only rounds more.
 SMALLEST_DELTA = 1e-12
 FEWEST_RUNS = 5  # as many as the law has coefficients
@@ -106,8 +107,7 @@ class AskedFit:
         f'coefficients needs at least {FEWEST_RUNS}, after --where and '
         '--drop_highest_loss'
       )
-    n = runs.parameters(kind or self.parameters)
-    return analysis.fit_scaling_law(n, runs.tokens, runs.loss, **self.solver)
+    return analysis.fit_runs(runs, kind or self.parameters, **self.solver)
 
 
 def check_delta(delta: float, **_) -> None:
@@ -276,6 +276,11 @@ class GivenLaw:
   fit: 'analysis.ScalingLawFit | None' = None
   resampling: Mapping[str, Any] | None = None
 
+  @property
+  def q(self) -> float | None:
+    """The coefficient of its count; None if it has none."""
+    return self.fit.count.value if self.fit and self.fit.count else None
+
   def bootstrap(self):
     """The resamples of the fit, drawn once more as they were; or None."""
     if self.fit is None or self.resampling is None:
@@ -329,7 +334,9 @@ def _from_file(path: pathlib.Path) -> GivenLaw:
   kind = about.get('kind', 'average')
   resampling = about.get('resampling', DEFAULT_RESAMPLING)
   is_right = {
-    'kind': kind in KINDS,
+    'kind': kind in EFFECTIVE
+    and bool(EFFECTIVE[kind].coefficient) == bool(fit.count)
+    and (fit.count is None or fit.count.kind == kind),
     'resampling': _is_resampling(resampling, len(fit.loss)),
   }
   for name in is_right:

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from jax_sparse_pretrain import analysis, storage, text
-from jax_sparse_pretrain.analysis.command import Answer, From, Level, verb
+from jax_sparse_pretrain.analysis.command import (
+  Answer,
+  From,
+  Level,
+  Repeated,
+  verb,
+)
 from jax_sparse_pretrain.analysis.comparison import results
 from jax_sparse_pretrain.analysis.comparison.results import ERRORS
 from jax_sparse_pretrain.analysis.runs_table import Runs
@@ -23,12 +29,20 @@ from jax_sparse_pretrain.text import UNKNOWN, known
 
 @verb('compare runs.csv --out compare.csv', '.csv', '.json')
 def compare(
-  runs: AskedRuns, solver: Annotated[dict, From('compare_laws')]
+  runs: AskedRuns,
+  solver: Annotated[dict, From('compare_laws', without=('carried',))],
+  carried: Repeated = (),
 ) -> Answer:
-  """Compare average, final and initial N, and richer laws, on the runs."""
+  """Compare what N may count, and a richer law, on the runs.
+
+  Args:
+    carried: COUNT=VALUE, the coefficient of a count that was found on other
+      runs, with which dense runs predict sparse ones, such as "moment=1.075".
+  """
   check_delta(**solver)
   found = runs.load()
-  comparison = analysis.compare_laws(found, **solver)
+  values = dict(map(_carried, carried))
+  comparison = analysis.compare_laws(found, **solver, carried=values)
   data = {
     **comparison.as_dict(),
     'verdict': [results.verdict(comparison)],
@@ -40,6 +54,14 @@ def compare(
     results.warnings(comparison),
     {'.csv': lambda path: _write_laws(path, comparison)},
   )
+
+
+def _carried(text: str) -> tuple[str, float]:
+  name, _, value = text.partition('=')
+  try:
+    return name.strip(), float(value)
+  except ValueError:
+    raise ValueError(f'--carried {text!r}: must be COUNT=VALUE') from None
 
 
 def render(comparison) -> str:
@@ -74,14 +96,14 @@ def render(comparison) -> str:
 
 
 def _biases(comparison) -> str:
-  names = [law.name for law in comparison.laws]
+  header = [f's {each.sparsity:g}' for each in comparison.laws[0].bias]
+  n_runs = [str(each.n_runs) for each in comparison.laws[0].bias]
   rows = [
-    [f'{biases[0].sparsity:g}', str(biases[0].n_runs)]
-    + [f'{each.in_sample:+z.3f}' for each in biases]
-    for biases in zip(*(law.bias for law in comparison.laws), strict=True)
+    [law.name, *(f'{each.in_sample:+z.3f}' for each in law.bias)]
+    for law in comparison.laws
   ]
   title = 'Bias over sparsity: mean of log predicted - log measured loss'
-  return text.table(title, ['sparsity', 'runs', *names], rows)
+  return text.table(title, ['', *header], [['runs', *n_runs], *rows])
 
 
 def _filled(line: str) -> str:

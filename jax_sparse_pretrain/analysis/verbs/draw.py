@@ -1,14 +1,14 @@
 """Draw runs, laws and schedules."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
-
-import numpy as np
 
 from jax_sparse_pretrain import analysis
 from jax_sparse_pretrain.analysis.averages import Average, read_averages
 from jax_sparse_pretrain.analysis.command import Answer, Level, Words, verb
-from jax_sparse_pretrain.analysis.runs_table import KINDS, Runs
+from jax_sparse_pretrain.analysis.effective import EFFECTIVE
+from jax_sparse_pretrain.analysis.runs_table import Runs
 from jax_sparse_pretrain.analysis.verbs.arguments import (
   AskedFit,
   AskedResamples,
@@ -64,7 +64,7 @@ def law(runs: AskedRuns, fit: LawOrFit, out: str) -> Answer:
   """Loss over N and D, with the law and the residuals."""
   found = runs.load()
   given = fit.find(runs, found)
-  figure = analysis.plot_law(found, given.law, given.kind)
+  figure = analysis.plot_law(found, given.fit or given.law, given.kind)
   return _drawn('law', figure, out, _warnings(given))
 
 
@@ -74,19 +74,22 @@ def predicted(runs: AskedRuns, fit: LawOrFit, out: str) -> Answer:
   found, said = runs.load(), ()
   if fit.law:
     given = fit.find(runs, found)
-    laws, said = {given.kind: given.law}, _warnings(given)
+    laws, said = {given.kind: given.fit or given.law}, _warnings(given)
   else:
     laws = {kind: fit.fit(runs, found, kind) for kind in known_kinds(found)}
   return _drawn('predicted', analysis.plot_predicted(found, laws), out, said)
 
 
 def known_kinds(runs: Runs) -> list[str]:
-  """The kinds of parameters known of every run; of equal kinds the first."""
+  """The counts without a coefficient that are known of every run.
+
+  Of equal ones the first.
+  """
   different: dict[bytes, str] = {}
-  for kind in KINDS:
-    n = getattr(runs, f'{kind}_parameters')
-    if not np.isnan(n).any():
-      different.setdefault(n.tobytes(), kind)
+  for kind, effective in EFFECTIVE.items():
+    if effective.coefficient is None:
+      with contextlib.suppress(ValueError):
+        different.setdefault(runs.parameters(kind).tobytes(), kind)
   return list(different.values())
 
 
@@ -134,7 +137,7 @@ def isoflops(
   given = fit.find(runs, found)
   if not compute:
     if found is not None:
-      n, d = found.parameters(given.kind), found.tokens
+      n, d = found.parameters(given.kind, given.q), found.tokens
     elif given.fit is not None:
       n, d = given.fit.parameters, given.fit.tokens
     else:

@@ -1,15 +1,17 @@
 """Fits the scaling law to runs, and predicts losses by it."""
 
+import functools
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from jax_sparse_pretrain import history, storage, text
+from jax_sparse_pretrain.analysis.averages import exempt_parameters
 from jax_sparse_pretrain.analysis.command import Answer, Level, verb
-from jax_sparse_pretrain.analysis.runs_table import NAMES, Runs
+from jax_sparse_pretrain.analysis.effective import EFFECTIVE, Effective
+from jax_sparse_pretrain.analysis.runs_table import Runs
 from jax_sparse_pretrain.analysis.training_log import find_workdirs, read_json
 from jax_sparse_pretrain.analysis.verbs.arguments import (
   AskedFit,
@@ -23,11 +25,13 @@ from jax_sparse_pretrain.analysis.verbs.arguments import (
 )
 from jax_sparse_pretrain.analysis.verbs.average_runs import Workdirs
 from jax_sparse_pretrain.model.counts import training_flops
-from jax_sparse_pretrain.planning import MAX_STEPS
+from jax_sparse_pretrain.planning import MAX_STEPS, Plan
 from jax_sparse_pretrain.runs.workdir import Workdir
+from jax_sparse_pretrain.schedule import PruningSchedule
 from jax_sparse_pretrain.text import Line, short, significant
 
-Point = tuple[str, float, float]  # name, parameters, tokens
+# Name, coefficient of the count -> parameters, tokens.
+Point = tuple[str, Callable[[float | None], float], float]
 
 
 @verb('fit runs.csv --out fit.json', '.json')
@@ -70,7 +74,7 @@ def _coefficients(known: KnownLaw, share: str) -> str:
   rows = [
     [name, significant(value)]
     + [text.interval(x[name], significant) for x in known.intervals.values()]
-    for name, value in known.fit.law.as_dict().items()
+    for name, value in known.fit.coefficients.items()
   ]
   title = f'L = E + A / N^alpha + B / D^beta, of {len(known.fit.loss)} runs'
   table = text.table(title, header, rows)
@@ -80,7 +84,9 @@ def _coefficients(known: KnownLaw, share: str) -> str:
 def _lines(
   fit, runs: Runs, interaction, kind: str, share: str
 ) -> Iterator[Line]:
-  yield Line('N', text.span(fit.parameters), f'{kind} parameters')
+  yield Line('N', text.span(fit.parameters), EFFECTIVE[kind].formula)
+    'N', text.span(fit.parameters), f'{kind}: {EFFECTIVE[kind].formula}'
+  )
   yield Line('D', text.span(fit.tokens), 'tokens')
   yield Line('Loss', f'{fit.loss.min():.3f} to {fit.loss.max():.3f}', 'nats')
   objective = f'{fit.objective:.6e}'
@@ -117,33 +123,39 @@ def predict(
   given = law.read()
   if bool(average_parameters) != bool(tokens):
     raise ValueError('--average_parameters, --tokens: give both or neither')
-  points = [
-    ('given', n, d) for n, d in itertools.product(average_parameters, tokens)
+  points: list[Point] = [
+    ('given', lambda q, n=n: n, d)
+    for n, d in itertools.product(average_parameters, tokens)
   ]
-  points += _planned_points(workdirs, schedule, given.kind)
+  points += _planned_points(workdirs, schedule, EFFECTIVE[given.kind])
   if not points:
     raise ValueError(
       'nothing to predict: give --average_parameters and --tokens, workdirs, '
       'or a schedule'
     )
-  n, d = (np.array([float(point[i]) for point in points]) for i in (1, 2))
+
+  def counted(q: float | None) -> np.ndarray:
+    return np.array([float(count(q)) for _, count, _ in points])
+
+  n, d = counted(given.q), np.array([float(d) for *_, d in points])
   loss, resamples = given.law.loss(n, d), given.bootstrap()
   if not np.isfinite(loss).all():
     raise ValueError(f'--law = {law.law}: has no finite loss there')
   intervals = None
   if resamples:
-    low, high = resamples.loss_intervals(n, d, level)
+    each = resamples.counts(counted, given.fit)
+    low, high = resamples.loss_intervals(each, d, level)
     intervals = list(zip(low.tolist(), high.tolist(), strict=True))
   rows = [
     {
       'name': name,
-      'parameters': parameters,
+      'parameters': float(n[i]),
       'tokens': of_tokens,
       'loss': loss[i],
       'interval': intervals and text.closed(intervals[i]),
       'compute_flops': training_flops(n[i], d[i]),
     }
-    for i, (name, parameters, of_tokens) in enumerate(points)
+    for i, (name, _, of_tokens) in enumerate(points)
   ]
   data = {
     'law': given.law.as_dict(),
@@ -158,58 +170,83 @@ def predict(
 
 
 def _planned_points(
-  workdirs: Sequence[str], schedule: AskedSchedule, kind: str
+  workdirs: Sequence[str], schedule: AskedSchedule, effective: Effective
 ) -> Iterator[Point]:
   planned = schedule.average()
   if planned:
     if planned.tokens is None:
       raise ValueError('--tokens_per_step: must be given to predict')
-    name = 'linear' if kind == 'initial' else kind
-    n = getattr(planned, f'{name}_parameters')
-    yield 'schedule', n, planned.tokens
+    of_plan = functools.partial(effective.of_plan, schedule.plan())
+    yield (
+      'schedule',
+      lambda q: (
+        planned.average_parameters
+        if effective.name == 'average'
+        else planned.linear_parameters * of_plan(q)
+      ),
+      planned.tokens,
+    )
   for path in map(storage.as_path, workdirs):
     for name, workdir in find_workdirs(path):
-      yield _planned_run(Workdir(workdir), name, kind)
+      yield _planned_run(Workdir(workdir), name, effective)
 
 
-def _planned_run(files: Workdir, name: str, kind: str) -> Point:
+def _planned_run(files: Workdir, name: str, effective: Effective) -> Point:
   """N and D that the plan of a run says, whether or not it has ended."""
   header = history.read(files.history).header
   config = read_json(files.config)
   try:
-    key, density = _planned_density(config, kind)
     steps = config['plan']['steps']
+    density = config['plan']['mean_density']
   except (KeyError, TypeError):
     raise ValueError(f'{files.config}: has no plan of a run') from None
   if type(density) not in (int, float) or not 0 < density <= 1:
-    raise ValueError(f'{files.config}: {key} = {density!r}: no density follows')
+    raise ValueError(
+      f'{files.config}: plan.mean_density = {density!r}: no density follows'
+    )
   if type(steps) is not int or not 0 < steps <= MAX_STEPS:
     raise ValueError(
       f'{files.config}: plan.steps = {steps!r}: must be from 1 to {MAX_STEPS:,}'
     )
-  n = density * header.linear_parameters
-  return name, n, steps * header.tokens_per_step
+  linear, tokens = header.linear_parameters, steps * header.tokens_per_step
+  if effective.name == 'average':
+    return name, lambda q: density * linear, tokens
+  try:
+    plan = planned_of(config, header)
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(f'{files.config}: no density follows: {error}') from None
+  return name, lambda q: effective.of_plan(plan, q) * linear, tokens
 
 
-def _planned_density(config: Mapping, kind: str) -> tuple[str, Any]:
-  """The key of the config that says it, and its value."""
-  if kind == 'initial':
-    return '', 1.0
-  if kind == 'average':
-    return 'plan.mean_density', config['plan']['mean_density']
-  asked = config['config']['pruning']
-  if asked.get('exempt') or asked.get('sparsities'):
+def planned_of(config: Mapping, header: history.Header) -> Plan:
+  """The plan in the `config.json` of a run.
+
+  Raises:
+    ValueError: if kernels have sparsities of their own, which it does not say.
+  """
+  asked, planned = config['config']['pruning'], config['plan']
+  if asked.get('sparsities'):
     raise ValueError(
-      'the law counts final parameters, which a plan with pruning.exempt or '
-      'pruning.sparsities does not say; fit with --parameters average'
+      'a plan with pruning.sparsities does not say the density at the end; '
+      'fit with --parameters average'
     )
-  return 'pruning.sparsity', 1 - asked['sparsity']
+  exempt = exempt_parameters(header, config) or 0
+  schedule = PruningSchedule(
+    asked['schedule'],
+    asked['sparsity'],
+    planned['start'],
+    planned['end'],
+    planned['every'],
+    asked['power'],
+    share=1 - exempt / header.linear_parameters,
+  )
+  return Plan(schedule, planned['steps'])
 
 
 def _predictions(
   rows: Sequence[dict], kind: str, intervals, level: float
 ) -> str:
-  header = ['', NAMES[kind], 'D', 'FLOPs', 'loss']
+  header = ['', EFFECTIVE[kind].symbol, 'D', 'FLOPs', 'loss']
   cells = [
     [
       row['name'],

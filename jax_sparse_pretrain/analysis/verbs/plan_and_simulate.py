@@ -11,7 +11,13 @@ import numpy as np
 
 from jax_sparse_pretrain import analysis, text
 from jax_sparse_pretrain.analysis.command import Answer, AnyInteger, From, verb
-from jax_sparse_pretrain.analysis.runs_table import NUMBERS, Runs, as_csv
+from jax_sparse_pretrain.analysis.effective import EFFECTIVE
+from jax_sparse_pretrain.analysis.runs_table import (
+  KINDS,
+  NUMBERS,
+  Runs,
+  as_csv,
+)
 from jax_sparse_pretrain.analysis.train_command import NextRun
 from jax_sparse_pretrain.analysis.verbs.arguments import (
   AskedLaw,
@@ -22,7 +28,7 @@ from jax_sparse_pretrain.text import count, short
 
 NOTES = (
   'Off: by how much whole layers, steps and updates miss what the law wants.',
-  'Twin: the dense run of the same N_avg, tokens and steps; --twins prints '
+  'Twin: the dense run of the same {symbol}, tokens and steps; --twins prints '
   'its command.',
   'Saved: linear parameters, and so the FLOPs of their products, 2 a parameter '
   'and token. Unstructured zeros save them only with kernels that skip zeros.',
@@ -37,7 +43,8 @@ STEPS = 100_000
 LARGEST_NOISE = 1.0
 PLAN_RUN = From(
   'plan_run',
-  without=('n_resamples', 'seed', 'groups'),  # The file of a law has them.
+  # The file of a law has them.
+  without=('kind', 'n_resamples', 'seed', 'groups'),
   flags={'sparsities': 'sparsity', 'base': 'config'},
 )
 
@@ -52,26 +59,25 @@ def plan(
     twins: print the commands of the dense twins as well.
   """
   given = law.read()
-  if given.kind != 'average':
-    raise ValueError(
-      f'--law = {law.law}: its N counts {given.kind} parameters; a plan needs '
-      'a fit with --parameters average'
-    )
   config = planned['base']
   is_file = config and config.endswith('.py') and os.path.isfile(config)
   if config is not None and not is_file:
     raise ValueError(f'--config = {config}: must be a file, FILE.py')
   resampling = (given.fit and given.resampling) or {}
-  plans = analysis.plan_run(given.fit or given.law, **planned, **resampling)
+  plans = analysis.plan_run(
+    given.fit or given.law, kind=given.kind, **planned, **resampling
+  )
   shown = _plan_text(plans, given.fit is not None, twins)
   return Answer(plans.as_dict(), shown, plans.warnings)
 
 
 def _plan_text(plans, is_fitted: bool, with_twins: bool) -> str:
   """Sizes, steps, what inference saves, and a command for each run."""
-  notes = NOTES if plans.level else (*NOTES, NO_INTERVALS[is_fitted])
+  symbol = EFFECTIVE[plans.kind].symbol
+  notes = [note.format(symbol=symbol) for note in NOTES]
+  notes += [] if plans.level else [NO_INTERVALS[is_fitted]]
   if any(text.is_open(run.interval) for run in plans.runs):
-    notes = (*notes, text.ABOUT_OPEN)
+    notes.append(text.ABOUT_OPEN)
   width = text.terminal_width()
   runs = {'dense': plans.dense}
   twins = {}
@@ -92,13 +98,16 @@ def _plan_text(plans, is_fitted: bool, with_twins: bool) -> str:
 
 
 def _sizes(plans, runs: dict[str, NextRun]) -> str:
-  header = ['', 'N', 'N_avg', 'N final', 'D', 'FLOPs', 'loss']
+  has_own = plans.kind not in KINDS
+  symbols = [EFFECTIVE[plans.kind].symbol] if has_own else []
+  header = ['', 'N', 'N_avg', 'N final', *symbols, 'D', 'FLOPs', 'loss']
   if plans.level:
     header.append(f'{plans.level * 100:g} % of law')
   rows = []
   for name, run in runs.items():
     sizes = (run.linear_parameters, run.average_parameters)
-    row = [name, *map(short, (*sizes, run.final_parameters, run.tokens))]
+    own = [run.effective_parameters] if has_own else []
+    row = [name, *map(short, (*sizes, run.final_parameters, *own, run.tokens))]
     row += [f'{run.compute_flops:.3e}', f'{run.loss:.4f}']
     if run.interval:
       row.append(text.interval(run.interval, '{:.4f}'.format))
@@ -193,18 +202,21 @@ def simulate(
     raise ValueError(
       f'--noise = {noise}: must be at most {LARGEST_NOISE:g}, of log loss'
     )
-  density = {
-    each: AskedSchedule(sparsity=each, steps=STEPS).plan().mean_density
-    for each in sparsity
+  plans = {
+    each: AskedSchedule(sparsity=each, steps=STEPS).plan() for each in sparsity
   }
   cells = itertools.product(linear_parameters, sparsity, tokens)
   n, s, d = np.array(list(cells), dtype=np.float64).T
   sizes = {
-    'average': np.rint(n * [density[each] for each in s.tolist()]),
+    'average': np.rint(n * [plans[x].mean_density for x in s.tolist()]),
     'initial': n,
     'final': np.rint(n * (1 - s)),
   }
-  counted = sizes[given.kind]
+  if given.kind in sizes:
+    counted = sizes[given.kind]
+  else:
+    effective = EFFECTIVE[given.kind]
+    counted = n * [effective.of_plan(plans[x], given.q) for x in s.tolist()]
   loss = analysis.simulate_runs(given.law, counted, d, noise=noise, seed=seed)
   runs = Runs(
     tuple(f'simulated-{i + 1}' for i in range(len(n))),

@@ -128,9 +128,9 @@ def _of_kinds(runs: Runs, comparison) -> Iterator[Picture]:
   """The laws of the comparison: other laws that fit as well differ."""
   found = {law.name: law for law in comparison.laws} if comparison else {}
   laws = {
-    kind: analysis.ScalingLaw.from_dict(found[f'{kind} N'].coefficients)
+    kind: analysis.ScalingLaw.from_dict(found[kind].coefficients)
     for kind in known_kinds(runs)
-    if f'{kind} N' in found
+    if kind in found
   }
   if laws:
     yield Picture(

@@ -132,7 +132,16 @@ def _name(each: Average) -> str:
 
 
 def _masses(found: Sequence[Average]) -> str:
-  header = ['run', 'N', 'exempt', 'final', 'N_eff', '/N', 'measured', '/N']
+  header = [
+    'run',
+    'N',
+    'exempt',
+    'final',
+    'Gaussian',
+    'of N',
+    'measured',
+    'of N',
+  ]
   rows = []
   for each in found:
     linear = each.linear_parameters
@@ -143,9 +152,7 @@ def _masses(found: Sequence[Average]) -> str:
       cells.append(text.known(mass, short))
       cells.append(text.known(share, '{:.2%}'.format))
     rows.append([_name(each), *cells])
-  return text.table(
-    'L1 mass at the end, N_eff: Gaussian, measured', header, rows
-  )
+  return text.table('L1 mass at the end, N_eff', header, rows)
 
 
 def _averages(found: Sequence[Average]) -> str:

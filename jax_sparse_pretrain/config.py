@@ -187,6 +187,8 @@ class Pruning:
   regrow: bool = fixed(False)  # whether a pruned weight may return
   pack_masks: bool = fixed(False)  # one bit a weight instead of one byte
   snapshots: tuple[int, ...] = free(())  # finished steps to save the masks at
+  # Whether the mask history says how much of sum |w| each update keeps.
+  measure_mass: bool = free(True)
   # Steps between mask updates. The ramp is a whole number of such periods; if
   # start and end are given in steps, the last period may be shorter.
   every: int = key(50, at_least(1))

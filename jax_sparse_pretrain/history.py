@@ -14,7 +14,7 @@ import math
 import os
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from jax_sparse_pretrain import storage
 
@@ -89,39 +89,69 @@ class History:
     """{kernel: the share of its sum of |w| that all cuts left, of each layer}.
 
     The product of the shares of the cuts: between them the weights that are
-    left grow. A kernel that was never cut is left out. A row of fewer weights
-    that does not say its mass counts by number, as if random weights had gone.
+    left grow. A kernel that was never cut is left out. Masks of step 0 say no
+    mass: what they drop counts by number, as if random weights had gone. An
+    update after which a kernel has as many weights as before is no cut, though
+    some may have gone and others returned.
+
+    Raises:
+      ValueError: if a cut was not measured; see `is_measured`.
     """
     kept: dict[str, list[float]] = {}
+    for name, count, size, row in self._cuts():
+      if row.mass and name in row.mass:
+        shares = [_share(*each) for each in zip(*row.mass[name], strict=True)]
+      elif row.step == 0:
+        shares = [count / size]
+      else:
+        raise ValueError(f'step {row.step}: {name} was cut, and not measured')
+      past = kept.get(name, [1.0])
+      n = max(len(past), len(shares))  # One share may stand for all layers.
+      kept[name] = [
+        a * b for a, b in zip(_spread(past, n), _spread(shares, n), strict=True)
+      ]
+    return kept
+
+  @property
+  def is_measured(self) -> bool:
+    """Whether every cut says its mass.
+
+    Not in files of version 1, of runs without `pruning.measure_mass`, and of
+    updaters of jaxpruner that hold no masks.
+    """
+    return all(
+      row.step == 0 or (row.mass and name in row.mass)
+      for name, _, _, row in self._cuts()
+    )
+
+  def _cuts(self) -> Iterator[tuple[str, int, int, Row]]:
+    """(kernel, its count, the count before, row) wherever a count falls."""
     before = self.header.layers
     for row in self.rows:
       for name, count in row.by_leaf.items():
-        if row.mass and name in row.mass:
-          cut = [_share(*each) for each in zip(*row.mass[name], strict=True)]
-        elif count < before[name]:
-          cut = [count / before[name]]
-        else:
-          continue
-        past = kept.get(name, [1.0])
-        n = max(len(past), len(cut))
-        past, cut = (
-          each * n if len(each) < n else each for each in (past, cut)
-        )
-        kept[name] = [a * b for a, b in zip(past, cut, strict=True)]
+        if count < before[name]:
+          yield name, count, before[name], row
       before = row.by_leaf
-    return kept
 
-  def measured_mass(self) -> float:
+  def measured_mass(self) -> float | None:
     """The mean of `kept_mass` over all weights, each layer by its size.
 
-    By layer, since the scale of a layer means nothing: norms undo it.
+    By layer, since the scale of a layer means nothing: norms undo it. Dense
+    kernels count whole; a dense run has 1. None if a cut was not measured.
     """
+    if not self.is_measured:
+      return None
     kept = self.kept_mass()
     total = sum(
       size * statistics.fmean(kept.get(name, [1.0]))
       for name, size in self.header.layers.items()
     )
     return total / self.header.linear_parameters
+
+  def measured_parameters(self) -> float | None:
+    """N_eff: the linear parameters times `measured_mass`."""
+    mass = self.measured_mass()
+    return None if mass is None else mass * self.header.linear_parameters
 
 
 def gaussian_mass(density: float) -> float:
@@ -134,8 +164,25 @@ def gaussian_mass(density: float) -> float:
   """
   if not 0 < density < 1:
     return float(density >= 1)
-  z = statistics.NormalDist().inv_cdf(1 - density / 2)
+  z = statistics.NormalDist().inv_cdf(density / 2)
   return math.exp(-z * z / 2)
+
+
+def gaussian_parameters(linear: int, exempt: int, nonzero: int) -> float:
+  """N_eff by `gaussian_mass`, from counts alone.
+
+  As if magnitude had cut the kernels that are pruned by one threshold, and
+  their weights were Gaussian and of one scale.
+
+  Args:
+    linear: N, all linear parameters.
+    exempt: those in kernels that are never pruned.
+    nonzero: those that are left, the exempt ones included.
+  """
+  prunable = linear - exempt
+  if not prunable:
+    return float(linear)
+  return exempt + prunable * gaussian_mass((nonzero - exempt) / prunable)
 
 
 def write(
@@ -188,6 +235,7 @@ def read(path: os.PathLike | str) -> History:
       row, rows[-1] if rows else None, header, f'{path}, line {number}'
     )
     rows.append(row)
+  _check_layers(rows, path)
   return History(header, rows)
 
 
@@ -252,20 +300,36 @@ def _check_mass(mass: Mass, header: Header, where: str) -> None:
   if not isinstance(mass, dict) or not mass.keys() <= header.layers.keys():
     raise ValueError(f'{where}: mass must be sums of |w| by name')
   for name, sums in mass.items():
-    match sums:
-      case [[*before], [*kept]] if len(before) == len(kept) > 0:
-        pairs = zip(before, kept, strict=True)
-        if all(_are_sums(*pair) for pair in pairs):
-          continue
-    raise ValueError(
-      f'{where}: mass of {name}: must be sums of |w| before a cut, and of what '
-      'it kept, of each layer'
-    )
+    if not _are_sums_of_layers(sums):
+      raise ValueError(
+        f'{where}: mass of {name}: must be sums of |w| before a cut, and of '
+        'what it kept, of each layer'
+      )
+
+
+def _check_layers(rows: Sequence[Row], path: os.PathLike | str) -> None:
+  """Each row has as many sums of a kernel as the rows before."""
+  n_layers: dict[str, int] = {}
+  for number, row in enumerate(rows, start=2):
+    for name, (before, _) in (row.mass or {}).items():
+      n = n_layers.setdefault(name, len(before))
+      if len(before) != n:
+        raise ValueError(
+          f'{path}, line {number}: mass of {name}: {len(before)} layers, '
+          f'{n} before'
+        )
+
+
+def _are_sums_of_layers(sums) -> bool:
+  match sums:
+    case [[*before], [*kept]] if len(before) == len(kept) > 0:
+      return all(map(_are_sums, before, kept))
+  return False
 
 
 def _are_sums(before, kept) -> bool:
   are_numbers = all(
-    isinstance(each, int | float) and math.isfinite(each)
+    type(each) in (int, float) and math.isfinite(each)
     for each in (before, kept)
   )
   # Both are rounded.
@@ -275,6 +339,10 @@ def _are_sums(before, kept) -> bool:
 def _share(before: float, kept: float) -> float:
   """0 of a layer that had nothing left; never more than all."""
   return min(kept / before, 1.0) if before else 0.0
+
+
+def _spread(shares: list[float], n: int) -> list[float]:
+  return shares * n if len(shares) < n else shares
 
 
 def _are_counts(values, limit: int) -> bool:

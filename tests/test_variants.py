@@ -101,7 +101,8 @@ def train(experiment, directory, die_at=None, fork=False):
       raise InterruptedError
     return experiment.controls(step)
 
-  fresh = setup.set_up(experiment.config)
+  devices = list(experiment.mesh.devices.flat)
+  fresh = setup.set_up(experiment.config, devices)
   now = dataclasses.replace(
     experiment, batches=fresh.batches, controls=controls
   )

@@ -6,6 +6,7 @@ step has the same number of tokens, so it is the mean over steps (arXiv
 """
 
 import dataclasses
+import fnmatch
 import numbers
 import os
 import pathlib
@@ -61,6 +62,10 @@ class Average:
     counts: (first step, nonzero count) wherever the count changes.
     planned_density: the mean density of the plan, where there is one.
     completed: whether the run has ended.
+    exempt_parameters: linear parameters in kernels that are never pruned, if
+      known.
+    l1_measured_parameters: N_eff from the sums of magnitudes that the history
+      holds, in the last step; None if a cut was not measured.
   """
 
   run: str
@@ -73,6 +78,8 @@ class Average:
   counts: tuple[tuple[int, int], ...]
   planned_density: float | None = None
   completed: bool = True
+  exempt_parameters: int | None = None
+  l1_measured_parameters: float | None = None
 
   @property
   def average_parameters(self) -> float:
@@ -88,6 +95,17 @@ class Average:
   def sparsity(self) -> float:
     """The sparsity of the last step."""
     return 1 - self.final_parameters / self.linear_parameters
+
+  @property
+  def l1_parameters(self) -> float | None:
+    """N_eff by the Gaussian formula, in the last step; None if not known."""
+    if self.final_parameters == self.linear_parameters:
+      return float(self.linear_parameters)
+    if self.exempt_parameters is None:
+      return None
+    return history.gaussian_parameters(
+      self.linear_parameters, self.exempt_parameters, self.final_parameters
+    )
 
   @property
   def tokens(self) -> int | None:
@@ -117,7 +135,7 @@ class Average:
   def as_dict(self) -> dict[str, Any]:
     """Plain values, for JSON."""
     names = ('average_parameters', 'density', 'sparsity', 'tokens')
-    more = ('compute_flops', 'dense_equivalent_tokens')
+    more = ('compute_flops', 'dense_equivalent_tokens', 'l1_parameters')
     return {
       **vars(self),
       'phases': [phase._asdict() for phase in self.phases],
@@ -176,7 +194,9 @@ def planned_average(
   ]
   header = history.Header(linear_parameters, linear_parameters, 1, {})
   found = _count(history.History(header, rows), plan.steps, 'plan')
-  return dataclasses.replace(found, tokens_per_step=tokens_per_step)
+  return dataclasses.replace(
+    found, tokens_per_step=tokens_per_step, l1_measured_parameters=None
+  )
 
 
 def _count(
@@ -209,6 +229,7 @@ def _count(
     phases=tuple(phases),
     counts=counts,
     completed=completed,
+    l1_measured_parameters=used.measured_parameters(),
   )
 
 
@@ -229,18 +250,36 @@ def _of_workdir(files: Workdir, steps: int | None) -> Average:
   if steps is not None and steps > logged:
     raise ValueError(f'{files.root}: steps = {steps}: it has only {logged:,}')
   is_whole = steps in (None, logged)
+  past, config = history.read(files.history), read_json(files.config)
   found = _count(
-    history.read(files.history),
+    past,
     logged if is_whole else steps,
     storage.resolved(files.root).name,
     completed=is_whole and summary.get('completed') is True,
   )
   if is_whole and summary:
     _check_against_summary(found, summary, files.summary)
-  match read_json(files.config):
+  found = dataclasses.replace(found, exempt_parameters=_exempt(past, config))
+  match config:
     case {'plan': {'mean_density': float(planned)}}:
       return dataclasses.replace(found, planned_density=planned)
   return found
+
+
+def _exempt(past: history.History, resolved: Mapping) -> int | None:
+  """The parameters in kernels that `pruning.exempt` names; None if unknown.
+
+  From the config, which runs of any age have; 0 in a dense run. That a count
+  never changes does not tell: one threshold over all kernels may spare one.
+  """
+  match resolved:
+    case {'config': {'pruning': {'exempt': [*patterns]} as asked} as config}:
+      if not (asked.get('sparsity') or config.get('init_masks_from_zeros')):
+        return 0
+      layers = past.header.layers
+      names = {n for p in patterns for n in fnmatch.filter(layers, str(p))}
+      return sum(layers[name] for name in names)
+  return None
 
 
 def _steps(files: Workdir, summary: Mapping) -> int:

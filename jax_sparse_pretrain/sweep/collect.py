@@ -27,6 +27,10 @@ _SUMMARY = {
 }
 
 
+# Keys of `summary.json` that older ones lack; columns of the same name.
+_MASS = ('exempt_parameters', 'l1_measured_parameters')
+
+
 def write_table(root: pathlib.Path, columns: Sequence[str] = ()) -> int:
   """Makes `runs.csv` from the finished runs in `runs/`, in order of name.
 
@@ -133,7 +137,12 @@ def _others(summary: dict, resolved: dict) -> dict[str, Any]:
     'trunk_steps': trunk.get('step', 0),
     'wall_seconds': summary['wall_seconds'],
     'init_from': summary.get('init_from') or '',
+    **{name: _if_known(summary.get(name)) for name in _MASS},
   }
+
+
+def _if_known(value: Any) -> Any:
+  return '' if value is None else value
 
 
 def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -160,7 +160,7 @@ def make_programs(
     tx,
     pruner,
     accumulation_steps=config.accumulation_steps,
-    kernels=kernels,
+    measured=kernels if config.pruning.measure_mass else {},
   )
   return Programs(
     abstract_state=jax.tree.map(

@@ -17,6 +17,7 @@ import numpy as np
 from jax_sparse_pretrain import history
 from jax_sparse_pretrain.model.counts import flops_per_token, training_flops
 from jax_sparse_pretrain.runs.output import Output
+from jax_sparse_pretrain.training import recipe
 from jax_sparse_pretrain.training.setup import Experiment
 
 
@@ -189,9 +190,12 @@ class Meter:
     """The measured part of `summary.json` after `step` finished steps.
 
     `train_loss` is the mean over the last hundredth of the run's steps.
+    `l1_parameters` follows from counts, and `l1_measured_parameters` from the
+    sums of magnitudes, None if a cut was not measured.
     """
     linear = self._header.linear_parameters
     final = self._history.rows[-1].nonzero
+    exempt = recipe.exempt_parameters(self._config)
     tokens = self.tokens(step)
     average = self._history.average_parameters(step)
     speed = self._clock.mean()
@@ -202,6 +206,9 @@ class Meter:
       'linear_parameters': linear,
       'total_parameters': self._header.total_parameters,
       'final_parameters': final,
+      'exempt_parameters': exempt,
+      'l1_parameters': history.gaussian_parameters(linear, exempt, final),
+      'l1_measured_parameters': self._history.measured_parameters(),
       'average_parameters': average,
       'sparsity': 1 - final / linear,
       'compute_flops': training_flops(average, tokens),

@@ -58,6 +58,19 @@ def make_targets(config: Config) -> dict[str, float]:
     raise ConfigError(f'pruning.{error}') from None
 
 
+def exempt_parameters(config: Config) -> int:
+  """The linear parameters in kernels without a mask; 0 in a dense run."""
+  targets = make_targets(config)
+  if not targets:
+    return 0
+  kernels = model_kernels(config.model)
+  return sum(
+    math.prod(kernel.shape)
+    for name, kernel in kernels.items()
+    if name not in targets
+  )
+
+
 def make_plan(config: Config) -> Plan:
   """The schedule and the length of the run, in whole steps.
 

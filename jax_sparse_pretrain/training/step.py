@@ -219,7 +219,7 @@ def make_train_step(
   pruner: Pruner,
   *,
   accumulation_steps: int = 1,
-  kernels: Mapping[str, pruning.Kernel] | None = None,
+  measured: Mapping[str, pruning.Kernel] | None = None,
 ):
   """Returns (state, rows, controls) -> (state, metrics).
 
@@ -237,13 +237,14 @@ def make_train_step(
     tx: any optax transformation; one that takes `learning_rate` gets it.
     pruner: decides which weights go, and when masks act.
     accumulation_steps: micro-batches whose gradients are averaged.
-    kernels: if given, and the pruner has masks and does not go straight
-      through, the metric `masses` is what `pruning.sums_of_magnitudes` finds
-      in these at an update, and zeros at other steps.
+    measured: kernels whose `pruning.sums_of_magnitudes` become the metric
+      `masses`, of an update and the weights before the optimizer; zeros at
+      other steps. Without masks, or straight through, there is none.
   """
   tx = optax.with_extra_args_support(tx)
   gradients = _accumulated(jax.grad(loss_fn, has_aux=True), accumulation_steps)
-  measured = {} if pruner.straight_through else kernels or {}
+  # A straight-through forward pass cuts anew in every step.
+  measured = {} if pruner.straight_through else measured or {}
 
   def masses(params, masks):
     kept = pruner.kept(params, masks)

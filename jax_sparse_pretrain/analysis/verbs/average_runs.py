@@ -99,6 +99,8 @@ def _lines(each: Average) -> Iterator[Line]:
     planned = each.planned_density * linear
     share = f'{each.planned_density:.2%} of dense'
     yield Line('  average, planned', count(planned), share)
+  if final < linear:
+    yield from _mass_lines(each)
   if each.tokens:
     yield Line('Tokens', count(each.tokens), 'D')
     equivalent = count(each.dense_equivalent_tokens)
@@ -106,11 +108,58 @@ def _lines(each: Average) -> Iterator[Line]:
     yield Line('Compute', f'{each.compute_flops:.3e}', 'FLOPs, 6 N_avg D')
 
 
+def _mass_lines(each: Average) -> Iterator[Line]:
+  found = {
+    'Gaussian': each.l1_parameters,
+    'measured': each.l1_measured_parameters,
+  }
+  for way, mass in found.items():
+    if mass is not None:
+      share = f'{mass / each.linear_parameters:.2%} of dense'
+      yield Line(f'  L1 mass, {way}', count(mass), f'N_eff, {share}')
+
+
 def _many(found: Sequence[Average]) -> str:
+  tables = [_averages(found)]
+  pruned = [e for e in found if e.final_parameters < e.linear_parameters]
+  if any(e.l1_parameters or e.l1_measured_parameters for e in pruned):
+    tables.append(_masses(found))
+  return '\n\n'.join(tables)
+
+
+def _name(each: Average) -> str:
+  return each.run if each.completed else f'{each.run} (so far)'
+
+
+def _masses(found: Sequence[Average]) -> str:
+  header = [
+    'run',
+    'N',
+    'exempt',
+    'final',
+    'Gaussian',
+    'of N',
+    'measured',
+    'of N',
+  ]
+  rows = []
+  for each in found:
+    linear = each.linear_parameters
+    cells = [linear, each.exempt_parameters, each.final_parameters]
+    cells = [text.known(cell, short) for cell in cells]
+    for mass in (each.l1_parameters, each.l1_measured_parameters):
+      share = None if mass is None else mass / linear
+      cells.append(text.known(mass, short))
+      cells.append(text.known(share, '{:.2%}'.format))
+    rows.append([_name(each), *cells])
+  return text.table('L1 mass at the end, N_eff', header, rows)
+
+
+def _averages(found: Sequence[Average]) -> str:
   header = ['run', 'steps', 'N', 'N_avg', 'N_avg/N', 'final', 'D', 'FLOPs']
   rows = [
     [
-      each.run if each.completed else f'{each.run} (so far)',
+      _name(each),
       count(each.steps),
       short(each.linear_parameters),
       short(each.average_parameters),

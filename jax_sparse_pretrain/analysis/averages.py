@@ -259,14 +259,16 @@ def _of_workdir(files: Workdir, steps: int | None) -> Average:
   )
   if is_whole and summary:
     _check_against_summary(found, summary, files.summary)
-  found = dataclasses.replace(found, exempt_parameters=_exempt(past, config))
+  found = dataclasses.replace(
+    found, exempt_parameters=exempt_parameters(past.header, config)
+  )
   match config:
     case {'plan': {'mean_density': float(planned)}}:
       return dataclasses.replace(found, planned_density=planned)
   return found
 
 
-def _exempt(past: history.History, resolved: Mapping) -> int | None:
+def exempt_parameters(header: history.Header, resolved: Mapping) -> int | None:
   """The parameters in kernels that `pruning.exempt` names; None if unknown.
 
   From the config, which runs of any age have; 0 in a dense run. That a count
@@ -276,7 +278,7 @@ def _exempt(past: history.History, resolved: Mapping) -> int | None:
     case {'config': {'pruning': {'exempt': [*patterns]} as asked} as config}:
       if not (asked.get('sparsity') or config.get('init_masks_from_zeros')):
         return 0
-      layers = past.header.layers
+      layers = header.layers
       names = {n for p in patterns for n in fnmatch.filter(layers, str(p))}
       return sum(layers[name] for name in names)
   return None

@@ -230,7 +230,7 @@ def plan_run(
   plans = dataclasses.replace(plans, warnings=warnings)
   if resamples is None:
     return plans
-  each = resamples.counts(counted, fit)
+  each = resamples.counted(counted, fit)
   intervals = np.column_stack(resamples.loss_intervals(each, d, level)).tolist()
   dense, *rest = (
     dataclasses.replace(run, interval=tuple(ends))

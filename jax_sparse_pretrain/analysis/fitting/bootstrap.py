@@ -109,7 +109,7 @@ class Bootstrap:
       anything |= self.unidentified[:, [3 + term]] & outside
     return percentiles(losses, anything, level)
 
-  def counts(self, of_value, fit) -> np.ndarray:
+  def counted(self, of_value, fit) -> np.ndarray:
     """N of some runs as each resample counts them, (n, k), or (k,) for all.
 
     Args:

@@ -85,8 +85,6 @@ def _lines(
   fit, runs: Runs, interaction, kind: str, share: str
 ) -> Iterator[Line]:
   yield Line('N', text.span(fit.parameters), EFFECTIVE[kind].formula)
-    'N', text.span(fit.parameters), f'{kind}: {EFFECTIVE[kind].formula}'
-  )
   yield Line('D', text.span(fit.tokens), 'tokens')
   yield Line('Loss', f'{fit.loss.min():.3f} to {fit.loss.max():.3f}', 'nats')
   objective = f'{fit.objective:.6e}'
@@ -143,7 +141,7 @@ def predict(
     raise ValueError(f'--law = {law.law}: has no finite loss there')
   intervals = None
   if resamples:
-    each = resamples.counts(counted, given.fit)
+    each = resamples.counted(counted, given.fit)
     low, high = resamples.loss_intervals(each, d, level)
     intervals = list(zip(low.tolist(), high.tolist(), strict=True))
   rows = [

@@ -75,6 +75,8 @@ def _plan_text(plans, is_fitted: bool, with_twins: bool) -> str:
   """Sizes, steps, what inference saves, and a command for each run."""
   symbol = EFFECTIVE[plans.kind].symbol
   notes = [note.format(symbol=symbol) for note in NOTES]
+  if has_own_count(plans):
+    notes.append(f'N_eff: N of the law, {EFFECTIVE[plans.kind].formula}.')
   notes += [] if plans.level else [NO_INTERVALS[is_fitted]]
   if any(text.is_open(run.interval) for run in plans.runs):
     notes.append(text.ABOUT_OPEN)
@@ -97,17 +99,19 @@ def _plan_text(plans, is_fitted: bool, with_twins: bool) -> str:
   )
 
 
+def has_own_count(plans) -> bool:
+  """Whether N of the law is none of the sizes that are shown in any case."""
+  return plans.kind not in KINDS
+
+
 def _sizes(plans, runs: dict[str, NextRun]) -> str:
-  has_own = plans.kind not in KINDS
-  symbols = [EFFECTIVE[plans.kind].symbol] if has_own else []
-  header = ['', 'N', 'N_avg', 'N final', *symbols, 'D', 'FLOPs', 'loss']
+  header = ['', 'N', 'N_avg', 'N final', 'D', 'FLOPs', 'loss']
   if plans.level:
     header.append(f'{plans.level * 100:g} % of law')
   rows = []
   for name, run in runs.items():
     sizes = (run.linear_parameters, run.average_parameters)
-    own = [run.effective_parameters] if has_own else []
-    row = [name, *map(short, (*sizes, run.final_parameters, *own, run.tokens))]
+    row = [name, *map(short, (*sizes, run.final_parameters, run.tokens))]
     row += [f'{run.compute_flops:.3e}', f'{run.loss:.4f}']
     if run.interval:
       row.append(text.interval(run.interval, '{:.4f}'.format))
@@ -124,7 +128,7 @@ def _sizes(plans, runs: dict[str, NextRun]) -> str:
 def _steps(plans, runs: dict[str, NextRun]) -> str:
   # Heads are in the commands.
   header = ['', 'layers', 'd_model', 'steps', 'prune from', 'to']
-  header += ['N off', 'FLOPs off']
+  header += ['N off', 'FLOPs off', *(['N_eff'] if has_own_count(plans) else [])]
   rows = []
   for name, run in runs.items():
     model, schedule = run.config.model, run.plan.schedule
@@ -132,6 +136,7 @@ def _steps(plans, runs: dict[str, NextRun]) -> str:
     ramp = (schedule.start, schedule.end) if run.sparsity else ()
     row += [*map(count, ramp)] or ['', '']
     row += [f'{run.off_parameters:+z.2%}', f'{run.off_compute:+z.2%}']
+    row += [short(run.effective_parameters)] if has_own_count(plans) else []
     rows.append(row)
   tokens = plans.dense.config.tokens_per_step
   every = plans.sparse[0].run.plan.schedule.every

@@ -17,3 +17,12 @@ COLUMNS = {
 
 def t5_runs() -> Runs:
   return load_runs(PATH, columns=COLUMNS)
+
+
+ACTUAL = ROOT / 'published_runs' / 't5_actual_runs.csv'
+
+
+def actual_runs() -> Runs:
+  """With the parameters that the networks have, not the nominal ones."""
+  names = ('average_parameters', 'final_parameters', 'tokens')
+  return load_runs(ACTUAL, columns={name: COLUMNS[name] for name in names})

@@ -11,6 +11,8 @@ import sys
 
 import numpy as np
 import pytest
+import t5
+from scipy import special, stats
 from written import COUNTS, DENSE, STEPS, per_step, write_run
 
 from jax_sparse_pretrain import text as tables
@@ -18,11 +20,13 @@ from jax_sparse_pretrain.analysis import (
   ScalingLaw,
   ScalingLawFit,
   average_parameters,
+  fit_runs,
   load_runs,
 )
 from jax_sparse_pretrain.analysis.__main__ import main
 from jax_sparse_pretrain.analysis.command import PROGRAM
 from jax_sparse_pretrain.analysis.verbs import VERBS, load
+from jax_sparse_pretrain.model.counts import training_flops
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAW = ScalingLaw(E=1.7, A=400.0, B=1500.0, alpha=0.34, beta=0.36)
@@ -404,23 +408,61 @@ def test_a_law_is_asked_about_what_it_counts(run, tmp_path, runs_file, kind, n):
   assert found['parameters'] == n
 
 
-def test_a_plan_says_final_counts_only_if_every_kernel_has_its_share(
-  run, refused, tmp_path, runs_file
+@pytest.mark.parametrize('kind', ['final', 'l1', 'moment', 'power_mean'])
+@pytest.mark.parametrize('exempt', [[], ['b/*']])
+def test_a_planned_run_is_counted_as_the_law_counts(
+  run, tmp_path, kind, exempt
 ):
-  out = tmp_path / 'final.json'
-  run(*('fit', runs_file, '--parameters', 'final', '--bootstrap', 0),
-      '--out', out)  # fmt: skip
-  workdir = write_run(tmp_path / 'run')
+  """Exempt kernels count whole, and the schedule says how long is how dense."""
+  # The schedule of the runs is not in the table without actual counts.
+  fit = fit_runs(t5.t5_runs(), kind if kind != 'power_mean' else 'moment')
+  law = tmp_path / 'law.json'
+  law.write_text(json.dumps({**json.loads(fit.to_json()), 'kind': kind,
+                             'resampling': None}))  # fmt: skip
+  workdir = write_run(tmp_path / 'run', planned=0.5)
   config = json.loads((workdir / 'config.json').read_text())
-  for exempt in ([], ['lm_head/*']):
-    config['config'] = {'pruning': {'sparsity': 0.8, 'exempt': exempt}}
-    (workdir / 'config.json').write_text(json.dumps(config))
-    command = ('predict', '--law', out, workdir, '--json')
-    if exempt:
-      assert 'pruning.exempt' in refused(*command)
-    else:
-      [found] = json.loads(run(*command))['predictions']
-      np.testing.assert_allclose(found['parameters'], 0.2 * DENSE, rtol=1e-12)
+  pruning = {'sparsity': 0.8, 'exempt': exempt, 'schedule': 'one_shot'}
+  config['config'] = {'pruning': {**pruning, 'power': 3.0}}
+  config['plan'] |= {'steps': 100, 'start': 60, 'end': 60, 'every': 1}
+  (workdir / 'config.json').write_text(json.dumps(config))
+  [found] = json.loads(run('predict', '--law', law, workdir, '--json'))[
+    'predictions'
+  ]
+  q = fit.count and fit.count.value
+  share = {
+    'final': lambda: 0.2,
+    'l1': lambda: special.gammaincc(1.0, stats.norm.isf(0.1) ** 2 / 2),
+    'moment': lambda: special.gammaincc(
+      (q + 1) / 2, stats.norm.isf(0.1) ** 2 / 2
+    ),
+    'power_mean': lambda: (0.6 + 0.4 * 0.2**q) ** (1 / q),
+  }[kind]()
+  left_out = 10 if exempt else 0
+  n = left_out + (DENSE - left_out) * share
+  np.testing.assert_allclose(found['parameters'], n, rtol=1e-9)
+  # Compute goes by the average, whatever the law counts.
+  average = 0.5 * DENSE
+  assert found['compute_flops'] == training_flops(average, found['tokens'])
+
+
+@pytest.mark.parametrize('keys', [('schedule',), ('power',), ('end',)])
+def test_a_plan_without_a_schedule_is_refused(
+  refused, run, tmp_path, runs_file, keys
+):
+  law = tmp_path / 'final.json'
+  run(*('fit', runs_file, '--parameters', 'final', '--bootstrap', 0),
+      '--out', law)  # fmt: skip
+  workdir = write_run(tmp_path / 'run', planned=0.5)
+  config = json.loads((workdir / 'config.json').read_text())
+  pruning = {'sparsity': 0.8, 'schedule': 'one_shot', 'power': 3.0}
+  config['config'] = {'pruning': pruning}
+  config['plan'] |= {'steps': 100, 'start': 60, 'end': 60, 'every': 1}
+  for key in keys:
+    pruning.pop(key, None)
+    config['plan'].pop(key, None)
+  (workdir / 'config.json').write_text(json.dumps(config))
+  said = refused('predict', '--law', law, workdir)
+  assert 'no density follows' in said and keys[0] in said
 
 
 def test_what_lies_beyond_the_runs_is_said(fit_file, capsys):

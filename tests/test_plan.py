@@ -563,9 +563,6 @@ def test_a_fit_brings_intervals_and_warnings(run, fit, tmp_path):
   assert found == json.loads(json.dumps(plans.as_dict()))
   assert found['level'] == 0.95 and found['dense']['interval']
   assert 'warning: N_avg up to' in output.err
-  path.write_text(json.dumps({**values, 'kind': 'final'}))
-  refused = run(f'--law={path}', '--compute=1e19', status=2).err
-  assert 'its N counts final parameters' in refused
 
 
 @pytest.mark.parametrize(

@@ -127,12 +127,19 @@ def _group(parser, part: Callable | From):
   return parser.add_argument_group(_summary(part))
 
 
+# More choices do not fit into the name of a flag.
+MOST_CHOICES = 7
+
+
 def _add_flag(parser, name: str, parameter, text: str | None) -> None:
   options = _options(parameter.annotation)
   about = (text or options.get('help', '')) + _shown(parameter.default)
   options['help'] = about.replace('%', '%%')
   if options.get('action') != 'store_true' and 'choices' not in options:
     options.setdefault('metavar', name.upper())
+  if len(options.get('choices', ())) > MOST_CHOICES:
+    options['metavar'] = 'NAME'
+    options['help'] += f': {", ".join(options["choices"])}'
   if options.pop('positional', False):
     options['metavar'] = name.removesuffix('s').upper()
     parser.add_argument(name, **options)

@@ -62,7 +62,7 @@ class Effective(NamedTuple):
   Attributes:
     name: that of `--parameters`.
     symbol: for tables and pictures.
-    formula: N_eff over N, in words.
+    formula: what it counts, in words.
     share: (densities, coefficient or None) -> share of the prunable weights
       that count, (n,); NaN where the run does not say enough.
     coefficient: its own; None if it has none.
@@ -181,10 +181,10 @@ def _between(densities: Densities, q: float) -> np.ndarray:
 EFFECTIVE = {
   each.name: each
   for each in (
-    Effective('average', 'N_avg', 'mean of N_t', lambda d, q: d.average),
-    Effective('final', 'N final', 'N at the end', lambda d, q: d.final),
+    Effective('average', 'N_avg', 'average parameters', lambda d, q: d.average),
+    Effective('final', 'N final', 'final parameters', lambda d, q: d.final),
     Effective(
-      'initial', 'N initial', 'N before pruning', lambda d, q: 1 + 0 * d.final
+      'initial', 'N initial', 'initial parameters', lambda d, q: 1 + 0 * d.final
     ),
     Effective(
       'l1',

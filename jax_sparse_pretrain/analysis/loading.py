@@ -201,12 +201,14 @@ def paths_of(runs: Runs) -> tuple[Path | None, ...]:
     return ()
   exempt = runs.optional(EXEMPT, 0.0)
   share = 1 - exempt / runs.initial_parameters
+  final = 1 - runs.final_parameters / runs.initial_parameters
+  sparsity = np.where(np.isnan(runs.sparsity), final, runs.sparsity)
   start, end, steps = (
     runs.optional(name, np.nan) for name in ('start', 'end', 'steps')
   )
   cells = zip(
     runs.others['schedule'],
-    (runs.sparsity / share).tolist(),
+    (sparsity / share).tolist(),
     start.tolist(),
     end.tolist(),
     steps.tolist(),

@@ -111,12 +111,13 @@ def data_url(figure) -> str:
 
 
 def biases(comparison) -> list[list[str]]:
-  """The mean residual of each law at each sparsity, in a row."""
-  return [
-    [text.percent(each[0].sparsity), str(each[0].n_runs)]
-    + [signed_share(-bias.in_sample) for bias in each]
-    for each in zip(*(law.bias for law in comparison.laws), strict=True)
+  """The mean residual of each law, in a row, at each sparsity."""
+  n_runs = [str(each.n_runs) for each in comparison.laws[0].bias]
+  rows = [
+    [law.name, *(signed_share(-each.in_sample) for each in law.bias)]
+    for law in comparison.laws
   ]
+  return [['runs', *n_runs], *rows] if n_runs else []
 
 
 def signed_share(value: float) -> str:

@@ -348,8 +348,8 @@ BOUND = 1e-4
 # Values of the table around a coefficient, and how far it goes: where the
 # objective has risen by so many thresholds of a 95 % interval.
 N_TABLE, TABLE_REACH = 25, 6.0
-# Of these a resample tries third.
-EVERY = 3
+# Of these a resample tries every second.
+EVERY = 2
 
 
 def fit_runs(

@@ -1,9 +1,9 @@
 """Fits the scaling law to runs, and predicts losses by it."""
 
-import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,8 +30,21 @@ from jax_sparse_pretrain.runs.workdir import Workdir
 from jax_sparse_pretrain.schedule import PruningSchedule
 from jax_sparse_pretrain.text import Line, short, significant
 
-# Name, coefficient of the count -> parameters, tokens.
-Point = tuple[str, Callable[[float | None], float], float]
+
+class Point(NamedTuple):
+  """What to predict.
+
+  Attributes:
+    name: for the table.
+    count: coefficient of the count, or None -> N of the law.
+    tokens: D.
+    average: N_avg, which compute goes by; None if not known.
+  """
+
+  name: str
+  count: Callable[[float | None], float]
+  tokens: float
+  average: float | None
 
 
 @verb('fit runs.csv --out fit.json', '.json')
@@ -121,8 +134,9 @@ def predict(
   given = law.read()
   if bool(average_parameters) != bool(tokens):
     raise ValueError('--average_parameters, --tokens: give both or neither')
-  points: list[Point] = [
-    ('given', lambda q, n=n: n, d)
+  is_average = given.kind == 'average'
+  points = [
+    Point('given', lambda q, n=n: n, d, n if is_average else None)
     for n, d in itertools.product(average_parameters, tokens)
   ]
   points += _planned_points(workdirs, schedule, EFFECTIVE[given.kind])
@@ -133,9 +147,9 @@ def predict(
     )
 
   def counted(q: float | None) -> np.ndarray:
-    return np.array([float(count(q)) for _, count, _ in points])
+    return np.array([float(point.count(q)) for point in points])
 
-  n, d = counted(given.q), np.array([float(d) for *_, d in points])
+  n, d = counted(given.q), np.array([float(each.tokens) for each in points])
   loss, resamples = given.law.loss(n, d), given.bootstrap()
   if not np.isfinite(loss).all():
     raise ValueError(f'--law = {law.law}: has no finite loss there')
@@ -146,14 +160,15 @@ def predict(
     intervals = list(zip(low.tolist(), high.tolist(), strict=True))
   rows = [
     {
-      'name': name,
+      'name': point.name,
       'parameters': float(n[i]),
-      'tokens': of_tokens,
+      'tokens': point.tokens,
       'loss': loss[i],
       'interval': intervals and text.closed(intervals[i]),
-      'compute_flops': training_flops(n[i], d[i]),
+      'compute_flops': point.average
+      and training_flops(point.average, point.tokens),
     }
-    for i, (name, _, of_tokens) in enumerate(points)
+    for i, point in enumerate(points)
   ]
   data = {
     'law': given.law.as_dict(),
@@ -174,15 +189,19 @@ def _planned_points(
   if planned:
     if planned.tokens is None:
       raise ValueError('--tokens_per_step: must be given to predict')
-    of_plan = functools.partial(effective.of_plan, schedule.plan())
-    yield (
+    plan, linear = schedule.plan(), planned.linear_parameters
+    whole = {
+      'average': planned.average_parameters,
+      'initial': linear,
+      'final': planned.final_parameters,
+    }
+    yield Point(
       'schedule',
       lambda q: (
-        planned.average_parameters
-        if effective.name == 'average'
-        else planned.linear_parameters * of_plan(q)
+        whole.get(effective.name) or linear * effective.of_plan(plan, q)
       ),
       planned.tokens,
+      planned.average_parameters,
     )
   for path in map(storage.as_path, workdirs):
     for name, workdir in find_workdirs(path):
@@ -207,13 +226,16 @@ def _planned_run(files: Workdir, name: str, effective: Effective) -> Point:
       f'{files.config}: plan.steps = {steps!r}: must be from 1 to {MAX_STEPS:,}'
     )
   linear, tokens = header.linear_parameters, steps * header.tokens_per_step
+  average = density * linear
   if effective.name == 'average':
-    return name, lambda q: density * linear, tokens
+    return Point(name, lambda q: average, tokens, average)
   try:
     plan = planned_of(config, header)
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(f'{files.config}: no density follows: {error}') from None
-  return name, lambda q: effective.of_plan(plan, q) * linear, tokens
+  return Point(
+    name, lambda q: effective.of_plan(plan, q) * linear, tokens, average
+  )
 
 
 def planned_of(config: Mapping, header: history.Header) -> Plan:
@@ -250,7 +272,7 @@ def _predictions(
       row['name'],
       short(row['parameters']),
       short(row['tokens']),
-      f'{row["compute_flops"]:.2e}',
+      text.known(row['compute_flops'], '{:.2e}'.format),
       _loss(row['loss']),
     ]
     for row in rows

@@ -156,13 +156,13 @@ class Command:
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     }
 
-  def start(self, *arguments):
+  def start(self, *arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT):
     return subprocess.Popen(
       [sys.executable, *map(str, arguments)],
       cwd=ROOT,
       env=self._environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
+      stdout=stdout,
+      stderr=stderr,
       text=True,
     )
 

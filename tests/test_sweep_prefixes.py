@@ -371,11 +371,11 @@ def test_shares_of_a_sweep_are_disjoint_and_complete_and_balanced():
   ]
   table = prefixes.common_steps(runs)
   for count in (1, 2, 3, 5, 20):
-    found = [prefixes.share(runs, table, i, count) for i in range(count)]
+    found = prefixes.shares(runs, table, count)
     assert sorted(i for share in found for i in share) == list(range(12))
     assert all(share == sorted(share) for share in found)
   # Three trees of four runs each: nothing is trained twice in three shares.
-  found = [prefixes.share(runs, table, i, 3) for i in range(3)]
+  found = prefixes.shares(runs, table, 3)
   assert sorted(found) == [[i, i + 3, i + 6, i + 9] for i in range(3)]
 
 

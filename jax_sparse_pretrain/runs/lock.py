@@ -87,3 +87,42 @@ def locked(workdir: Workdir, name: str | None = None) -> Iterator[Claim]:
         f'--workdir = {workdir.root}: another process is training in it'
       ) from None
     yield Claim()
+
+
+@contextlib.contextmanager
+def share_locked(
+  workdir: Workdir, index: int | str, count: int
+) -> Iterator[None]:
+  """Keeps out the same share, and all shares of another count.
+
+  Another count divides the same work otherwise, so that its shares and these
+  would meet.
+
+  Args:
+    workdir: the directory that the shares have in common.
+    index: of the share, or 'all' for the process that starts them.
+    count: of the shares.
+
+  Raises:
+    ConfigError: if another process is at work in it.
+  """
+  with locked(workdir, f'.lock-{index}-of-{count}'):
+    # Only now: if two start at once, one of them at least sees the other.
+    if not storage.is_remote(workdir.root):
+      for path in workdir.root.glob('.lock-*-of-*'):
+        *_, share, _, others = path.name.split('-')
+        if others != str(count) and _is_held(path):
+          raise ConfigError(
+            f'--workdir = {workdir.root}: another process is training in it, '
+            f'share {share} of {others}'
+          )
+    yield
+
+
+def _is_held(path: pathlib.Path) -> bool:
+  with open(path) as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+      return True
+  return False

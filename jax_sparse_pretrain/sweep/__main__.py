@@ -4,19 +4,22 @@ The config file has get_config(), of what runs have in common, and get_runs(),
 which yields (name, {'section.key': value}) for each. Run it again with the same
 arguments to continue a sweep that was stopped. Each run has a workdir of its
 own, DIR/runs/NAME; DIR/runs.csv is the table of finished runs.
+`--jobs N` trains N shares of the runs at once, each on its own CPUs.
 Exit status: 0 done, 1 some runs failed, 2 bad input, 75 stopped on request
 after saving the state.
 """
 
 import argparse
 import dataclasses
-import pathlib
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jax_sparse_pretrain import command_line
 from jax_sparse_pretrain.command_line import Stopped, StopRequest
 from jax_sparse_pretrain.config import ConfigError
+from jax_sparse_pretrain.sweep import cpus
+from jax_sparse_pretrain.sweep.job_report import JobReport
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +54,15 @@ def _parser() -> argparse.ArgumentParser:
     help='make DIR/runs.csv from the runs that are there, and stop; DIR may '
     'hold directories of sweeps',
   )
+  parser.add_argument(
+    '--jobs',
+    type=int,
+    metavar='N',
+    help='train in N processes at once, each on its own part of the CPUs; '
+    'best for small models, which gain little from a second core',
+  )
+  # The end of a pipe, for a process that --jobs has started.
+  parser.add_argument('--report', type=int, help=argparse.SUPPRESS)
   share = parser.add_argument_group('a share of the runs, for an array of jobs')
   share.add_argument('--index', type=int, help='of this share, from 0')
   share.add_argument('--count', type=int, help='of shares')
@@ -70,6 +82,22 @@ def _check(args: argparse.Namespace) -> None:
     raise ConfigError(
       f'--index = {args.index}: must be from 0 to --count - 1 = '
       f'{args.count - 1}'
+    )
+  if args.jobs is not None:
+    _check_jobs(args)
+
+
+def _check_jobs(args: argparse.Namespace) -> None:
+  if args.count is not None:
+    raise ConfigError('--jobs: makes shares itself; not with --index, --count')
+  if args.collect:
+    raise ConfigError('--jobs: is of no use to --collect')
+  # More would take turns on a CPU and gain nothing.
+  n_cpus = len(cpus.available())
+  if not 1 <= args.jobs <= n_cpus:
+    raise ConfigError(
+      f'--jobs = {args.jobs}: must be from 1 to {n_cpus}, the number of CPUs '
+      'that this process may use'
     )
 
 
@@ -92,7 +120,7 @@ def _sweep(
   """Plans the sweep, or trains it."""
   # Imported here, so that --help answers at once.
   from jax_sparse_pretrain.runs import lock, workdir
-  from jax_sparse_pretrain.sweep import collect, prefixes, sweep_file
+  from jax_sparse_pretrain.sweep import collect, jobs, prefixes, sweep_file
   from jax_sparse_pretrain.sweep.runner import Runner, find_root
 
   everything = sweep_file.read_sweep(args.config, overrides)
@@ -100,45 +128,74 @@ def _sweep(
   columns = collect.differing_keys(configs)
   common = prefixes.common_steps(everything)
   mine = list(range(len(everything)))
+  n_jobs = min(args.jobs or 1, len(everything))
+  shares = prefixes.shares(everything, common, args.count or n_jobs)
   if args.count is not None:
-    mine = prefixes.share(everything, common, args.index, args.count)
+    mine = shares[args.index]
+    shares = [list(range(len(mine)))]
   runs = [everything[i] for i in mine]
   if not runs:
     print('No runs in this share.')
     return 0
-  common = common[mine][:, mine]
+  common = prefixes.within_shares(common[mine][:, mine], shares)
   forks = prefixes.find_forks(common, [run.plan.steps for run in runs])
   names = f'{prefixes.runs_text(runs, forks)}\n\n' if args.plan else ''
   if not args.workdir:
-    print(names + prefixes.plan_text(runs, forks))
+    print(names + prefixes.plan_text(runs, forks, shares))
     return 0
   root = find_root(args.workdir)
   runner = Runner(root, runs, common, columns)
   runner.check()
   if not args.plan:
+    jobs.check_device(n_jobs)
     workdir.open_root(args.workdir)
-  plan = prefixes.plan_text(runs, forks, *runner.status())
+  plan = prefixes.plan_text(runs, forks, shares, *runner.status())
   print(names + plan, flush=True)
   if args.plan:
     return 0
-  name = f'.lock-{args.index or 0}-of-{args.count or 1}'
-  with lock.locked(workdir.Workdir(root), name):
-    return _train(runner, len(runs), root / 'runs.csv', stop)
+  index, count = args.index or 0, args.count or 1
+  if n_jobs > 1:
+    index, count = 'all', n_jobs
+  with lock.share_locked(workdir.Workdir(root), index, count):
+    if args.report is not None:
+      return _train_as_job(runner, stop, JobReport(args.report))
+    words = f'--config={args.config}', f'--workdir={args.workdir}', *overrides
+    train_all = runner.train_all
+    if n_jobs > 1:
+      train_all = functools.partial(jobs.train_all, runner, shares, words)
+    return _train(runner, train_all, stop, is_whole=args.count is None)
 
 
-def _train(runner, n_runs: int, table: pathlib.Path, stop: StopRequest) -> int:
+def _train_as_job(runner, stop: StopRequest, report: JobReport) -> int:
+  """Leaves it to the process that has started this one to say what failed."""
   try:
-    runner.train_all(stop)
+    runner.train_all(stop, report)
+  except Stopped as stopped:
+    report.note(str(stopped))
+    return command_line.STOPPED
+  report.end(runner.failures)
+  return command_line.FAILED if runner.failures else 0
+
+
+def _train(
+  runner, train_all: Callable, stop: StopRequest, is_whole: bool
+) -> int:
+  try:
+    broken = train_all(stop) or {}
   except Stopped as stopped:
     print(stopped, file=sys.stderr)
     return command_line.STOPPED
-  n_failed = len(runner.failures)
-  print(f'Finished: {n_runs - n_failed:,} of {n_runs:,} runs')
-  if table.exists():
-    print(f'Table: {table}')
+  if is_whole:
+    runner.tidy()
+  finished = runner.finished()
+  print(f'Finished: {sum(finished):,} of {len(finished):,} runs')
+  if runner.table.exists():
+    print(f'Table: {runner.table}')
   for name, reason in runner.failures.items():
     print(f'error: run {name}: {reason}', file=sys.stderr)
-  return command_line.FAILED if n_failed else 0
+  for name, reason in broken.items():
+    print(f'error: {name} {reason}', file=sys.stderr)
+  return command_line.FAILED if runner.failures or broken else 0
 
 
 if __name__ == '__main__':

@@ -3,8 +3,8 @@
 What a step does is known before anything is trained: the learning rate, the
 budget of a mask update, a snapshot. Runs of one program, data and seed are the
 same as long as their steps do the same. Each goes on from an earlier run, its
-parent, with which it shares most steps; the runs then form trees. An array of
-jobs takes the trees in shares.
+parent, with which it shares most steps; the runs then form trees. Several
+jobs take the trees in shares.
 """
 
 from collections.abc import Callable, Sequence
@@ -156,10 +156,10 @@ def step_flops(run: Run) -> float:
   return run.config.tokens_per_step * per_token
 
 
-def share(
-  runs: Sequence[Run], common: np.ndarray, index: int, count: int
-) -> list[int]:
-  """Indices of the runs of share `index` of `count`, in their order.
+def shares(
+  runs: Sequence[Run], common: np.ndarray, count: int
+) -> list[list[int]]:
+  """Indices of the runs of each of `count` shares, in their order.
 
   A share is a stretch of the runs in tree order, so that few steps are trained
   in two shares. The FLOPs of the shares are as equal as that allows. Shares of
@@ -174,8 +174,20 @@ def share(
     cost - n * step_flops(runs[i])
     for cost, n, i in zip(alone, shared, order, strict=True)
   ]
-  stretch = share_out(alone, after, count)[index]
-  return sorted(order[position] for position in stretch)
+  return [
+    sorted(order[position] for position in stretch)
+    for stretch in share_out(alone, after, count)
+  ]
+
+
+def within_shares(
+  common: np.ndarray, shares: Sequence[Sequence[int]]
+) -> np.ndarray:
+  """`common` without the steps that runs of two shares have in common."""
+  owner = np.zeros(len(common), np.int64)
+  for number, share in enumerate(shares):
+    owner[share] = number
+  return np.where(owner[:, None] == owner, common, 0)
 
 
 def share_out(
@@ -216,18 +228,21 @@ def _stretches(alone, after, limit: float) -> list[range]:
 def plan_text(
   runs: Sequence[Run],
   forks: Sequence[Fork | None],
+  shares: Sequence[Sequence[int]],
   n_finished: int = 0,
   n_begun: int = 0,
-  seconds_left: float | None = None,
+  seconds: Sequence[float] | None = None,
 ) -> str:
   """The sweep as a table, before it is trained.
 
   Args:
     runs: all of them.
     forks: where each goes on from another, as if nothing had been trained.
+    shares: the runs of each job.
     n_finished: how many runs are finished.
     n_begun: how many have begun.
-    seconds_left: at the pace of the finished runs; None if there is none.
+    seconds: those left of each run, at the pace of the finished runs; None if
+      there is none.
   """
   shared = [fork.step if fork else 0 for fork in forks]
   alone = sum(run.plan.steps for run in runs)
@@ -240,12 +255,19 @@ def plan_text(
     _flops(run, n) for run, n in zip(runs, shared, strict=True)
   )
   n_forks = sum(fork is not None for fork in forks)
-  n_programs = len({jitted.program_key(run.config) for run in runs})
+  n_programs, n_trunks = 0, 0
+  for share in shares:
+    n_programs += len({jitted.program_key(runs[i].config) for i in share})
+    n_trunks += most_trunks(
+      [fork if i in share else None for i, fork in enumerate(forks)]
+    )
   steps = alone - sum(shared)
   left = 'unknown', 'until a run is finished'
-  if seconds_left is not None:
+  if seconds is not None:
     pace = f'at the speed of {n_finished:,} finished runs'
-    left = text.duration(seconds_left), pace
+    longest = max(sum(seconds[i] for i in share) for share in shares)
+    left = text.duration(longest), pace
+  jobs = [Line('Jobs', f'{len(shares):,}', 'at once')]
   return text.listing('Sweep', [
     Line('Runs', f'{len(runs):,}',
          f'{n_finished:,} finished, {n_begun:,} begun'),
@@ -256,8 +278,10 @@ def plan_text(
     Line('Compute', f'{flops_alone - flops_shared:.3e}', 'FLOPs, 6 N_avg D'),
     Line('  shared', f'{flops_shared:.3e}',
          f'{flops_shared / flops_alone:.1%} less'),
-    Line('Programs', f'{n_programs:,}', 'each compiled once'),
-    Line('Trunks', f'{most_trunks(forks):,}', 'states kept at once, at most'),
+    *(jobs if len(shares) > 1 else ()),
+    Line('Programs', f'{n_programs:,}',
+         'each compiled once' if len(shares) == 1 else 'each job compiles its'),
+    Line('Trunks', f'{n_trunks:,}', 'states kept at once, at most'),
     Line('Time left', *left),
   ])  # fmt: skip
 

@@ -30,6 +30,7 @@ from jax_sparse_pretrain.runs.checkpoint import CheckpointError
 from jax_sparse_pretrain.runs.workdir import Workdir
 from jax_sparse_pretrain.schema import one_line
 from jax_sparse_pretrain.sweep import collect, prefixes
+from jax_sparse_pretrain.sweep.job_report import JobReport
 from jax_sparse_pretrain.sweep.prefixes import Fork
 from jax_sparse_pretrain.sweep.sweep_file import Run
 from jax_sparse_pretrain.text import duration
@@ -58,6 +59,7 @@ class Runner:
 
   Attributes:
     failures: reasons, by the name of the run.
+    table: the file of the finished runs.
   """
 
   def __init__(
@@ -70,6 +72,7 @@ class Runner:
     self._root, self._runs, self._common = root, runs, common
     self._columns = columns
     self.failures: dict[str, str] = {}
+    self.table = root / 'runs.csv'
     self._programs = {}
 
   def check(self) -> None:
@@ -139,7 +142,7 @@ class Runner:
       for fork, begun in zip(found, newest, strict=True)
     ]
 
-  def _own_steps(self) -> list[int]:
+  def own_steps(self) -> list[int]:
     """How many steps each run makes, or has made, itself."""
     return [
       run.plan.steps
@@ -147,8 +150,12 @@ class Runner:
       for run, fork in zip(self._runs, self._forks(), strict=True)
     ]
 
-  def status(self) -> tuple[int, int, float | None]:
-    """How many runs are finished, how many begun, and the seconds left.
+  def finished(self) -> list[bool]:
+    """Which runs are finished."""
+    return [self._summary(run) is not None for run in self._runs]
+
+  def status(self) -> tuple[int, int, list[float] | None]:
+    """How many runs are finished, how many begun, and the seconds left of each.
 
     The seconds are those at the pace of the finished runs; None if there is
     none.
@@ -161,29 +168,34 @@ class Runner:
     n_begun = sum(n > 0 for n in newest) - len(paces)
     if not paces:
       return 0, n_begun, None
-    seconds = sum(
+    seconds = [
       min(n, run.plan.steps - step) * pace
       for n, run, step, pace in zip(
-        self._own_steps(),
+        self.own_steps(),
         self._runs,
         newest,
         _all_paces(self._runs, paces),
         strict=True,
       )
-    )
+    ]
     return len(paces), n_begun, seconds
 
-  def train_all(self, stop: StopRequest) -> None:
+  def train_all(
+    self, stop: StopRequest, report: JobReport | None = None
+  ) -> None:
     """Trains what is not finished; `failures` then says what could not be.
+
+    Args:
+      stop: asked after every step whether to stop.
+      report: gets the progress, which a person is shown otherwise.
 
     Raises:
       Stopped: on a signal, once the state is saved.
     """
-    own = self._own_steps()
-    done = [self._summary(run) is not None for run in self._runs]
+    own, done = self.own_steps(), self.finished()
     n_done = sum(n for n, is_done in zip(own, done, strict=True) if is_done)
     collect.write_table(self._root, self._columns)
-    with Progress(sum(own), n_done) as progress:
+    with report or Progress(sum(own), n_done) as progress:
       for i, run in enumerate(self._runs):
         if done[i]:
           continue
@@ -195,8 +207,20 @@ class Runner:
         collect.write_table(self._root, self._columns)
     self._drop_trunks()
 
+  def tidy(self) -> None:
+    """Makes the table, and deletes what no run needs, as nobody trains.
+
+    The directory of all trunks goes only here: other shares may be about to
+    make theirs in it.
+    """
+    collect.write_table(self._root, self._columns)
+    self._drop_trunks()
+    if not storage.is_remote(self._root):
+      with contextlib.suppress(OSError):
+        (self._root / 'trunks').rmdir()
+
   def _train(
-    self, i: int, stop: StopRequest, progress: Progress, part: Part
+    self, i: int, stop: StopRequest, progress: Progress | JobReport, part: Part
   ) -> None:
     """Trains a run and says how it went."""
     run, began = self._runs[i], time.monotonic()
@@ -222,7 +246,7 @@ class Runner:
     )
 
   def _train_one(
-    self, i: int, stop: StopRequest, progress: Progress, part: Part
+    self, i: int, stop: StopRequest, progress: Progress | JobReport, part: Part
   ) -> loop.Summary:
     run = self._runs[i]
     files = self._files(run)
@@ -247,7 +271,9 @@ class Runner:
         training_picture.save_training_picture(files.root)
     return summary
 
-  def _begin(self, i: int, experiment: Experiment, progress: Progress) -> None:
+  def _begin(
+    self, i: int, experiment: Experiment, progress: Progress | JobReport
+  ) -> None:
     """Makes the workdir of a run that has its first steps from another."""
     run = self._runs[i]
     files = workdir_lib.open_workdir(self._files(run).root)
@@ -286,9 +312,8 @@ class Runner:
       storage.remove_tree(storage.partial(self._files(run).root))
       if storage.is_remote(trunks):
         continue  # An object store has no directories.
-      for empty in (trunks, trunks.parent):
-        with contextlib.suppress(OSError):
-          empty.rmdir()
+      with contextlib.suppress(OSError):
+        trunks.rmdir()
 
 
 def find_root(path: str) -> pathlib.Path:

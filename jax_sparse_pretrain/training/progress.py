@@ -66,15 +66,17 @@ class Progress:
     Args:
       step: finished steps.
       scalars: `train_loss` in nats, `density` in [0, 1] and
-        `tokens_per_second`; others are ignored.
+        `tokens_per_second`; others are ignored. Several runs at once have no
+        loss and no density.
     """
     tokens_per_second = scalars.get('tokens_per_second')
     speed = '?' if tokens_per_second is None else short(tokens_per_second, 3)
-    self._scalars = (
-      f'loss {scalars["train_loss"]:6.3f}  '
-      f'density {scalars["density"]:.3f}  '
-      f'{speed:>5} tok/s  '
-    )
+    losses = ''
+    if 'train_loss' in scalars:
+      losses = (
+        f'loss {scalars["train_loss"]:6.3f}  density {scalars["density"]:.3f}  '
+      )
+    self._scalars = f'{losses}{speed:>5} tok/s  '
     if self._bar is None:
       self._print(f'{self._place(step)}  {self._scalars}{self._time_left()}')
     else:
@@ -131,7 +133,7 @@ class Part:
   """One run's part of the progress of a sweep.
 
   Args:
-    whole: progress over the steps of all runs.
+    whole: progress over the steps of all runs, or what stands in for it.
     finished: steps of the runs before this one.
     start: the step of this run from which on its steps count.
   """

@@ -5,19 +5,18 @@
 set -euo pipefail
 workdir=${1:?"usage: results/small/train.sh DIR"}
 cd "$(dirname "$0")/../.."
-trap 'kill "${shares[@]}" 2>/dev/null || true' EXIT
 
-status=0
+sweep='' status=0
+# In the background, so that a signal is passed on at once.
+trap 'kill $sweep 2>/dev/null || true; wait; exit 75' INT TERM
+
 for name in rates schedules law pairs shapes; do
-  for core in 0 1; do # Small models gain nothing from a second core.
-    taskset --cpu-list $core python -m jax_sparse_pretrain.sweep \
-      --config=configs/sweep_$name.py --workdir="$workdir/$name" \
-      --index $core --count 2 &
-    shares[core]=$!
-  done
-  for core in 0 1; do
-    wait "${shares[core]}" || status=$?
-  done
+  python -m jax_sparse_pretrain.sweep --config=configs/sweep_$name.py \
+    --workdir="$workdir/$name" --jobs 2 &
+  sweep=$! now=0
+  wait "$sweep" || now=$?
+  ((now != 75)) || exit 75 # Stopped on request.
+  ((now == 0)) || status=$now
   python -m jax_sparse_pretrain.sweep --collect --workdir="$workdir/$name"
   cp "$workdir/$name/runs.csv" results/small/$name.csv
 done

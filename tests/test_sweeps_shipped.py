@@ -76,3 +76,40 @@ def test_shapes_have_equal_averages_and_tokens():
   assert len(averages) == 36
   np.testing.assert_allclose(averages, averages[0], rtol=0.002)
   assert len({run.plan.steps for run in runs}) == 1
+
+
+def test_the_arms_that_decide_differ_in_their_schedule_alone():
+  """Equal tokens, model and final count; averages apart, paired by seed."""
+  runs = read('sweep_destination')
+  head = 256 * 48
+  body = 86_016 - head
+  for sparsity in (0.5, 0.8, 0.9375):
+    arms = ('paper', 'middle', 'early', 'later', 'late', 'random', 'static')
+    cell = [runs[f's{sparsity:g}_{arm}_{seed}'] for arm in arms
+            for seed in range(4)]  # fmt: skip
+    assert len({run.plan.steps for run in cell}) == 1
+    assert len({run.config.model for run in cell}) == 1
+    assert len({run.config.optimizer for run in cell}) == 1
+    for run in cell:
+      final = run.plan.schedule.final_density * 86_016
+      assert final == pytest.approx(head + (1 - sparsity) * body)
+    averages = [average(runs[f's{sparsity:g}_{arm}_0']) for arm in arms]
+    paper, middle, early, later, late, random, static = averages
+    assert early < paper < later < late and random == middle
+    assert static == pytest.approx(head + (1 - sparsity) * body)
+
+
+def test_the_inner_ladder_has_the_outside_of_the_sparse_models():
+  """Only head_dim and d_ff differ, in the same ratio, and N spans all laws."""
+  runs = read('sweep_destination')
+  widest = runs['d48_0'].config.model
+  inner = [run for name, run in runs.items() if name.startswith('inner')]
+  assert len(inner) == 5 * 4
+  sizes = [counts.linear_parameters(run.config.model) for run in inner]
+  assert min(sizes) < 16_900 and max(sizes) > 61_000
+  for run in inner:
+    model = run.config.model
+    assert model.d_ff == 4 * model.head_size
+    assert (model.d_model, model.vocab_size, model.n_layers) == (
+      widest.d_model, widest.vocab_size, widest.n_layers)  # fmt: skip
+    assert run.config.optimizer == runs['d48_0'].config.optimizer

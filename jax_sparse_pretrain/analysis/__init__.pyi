@@ -15,9 +15,14 @@ from .comparison.compare import compare_laws as compare_laws
 from .comparison.results import Comparison as Comparison
 from .contrasts import Contrast as Contrast
 from .contrasts import contrast_runs as contrast_runs
+from .effective import EFFECTIVE as EFFECTIVE
+from .effective import Effective as Effective
 from .fitting.bootstrap import Bootstrap as Bootstrap
 from .fitting.fit import (
   ScalingLawFit as ScalingLawFit,
+)
+from .fitting.fit import (
+  fit_runs as fit_runs,
 )
 from .fitting.fit import (
   fit_scaling_law as fit_scaling_law,

@@ -24,6 +24,7 @@ from benchmarks.step import interleaved, ratio
 from jax_sparse_pretrain.pruning import (
   DISTRIBUTIONS,
   Kernel,
+  apply_masks,
   keep_largest,
   sums_of_magnitudes,
 )
@@ -43,9 +44,10 @@ def ours(weight: jax.Array, with_sums: bool = False):
     kept = keep_largest(
       weights, {'kernel': mask}, kernels, budget, distribution
     )
-    if with_sums:
-      return kept, sums_of_magnitudes(weights, kept, kernels)
-    return kept
+    if not with_sums:
+      return kept
+    left = apply_masks(weights, kept)
+    return kept, [sums_of_magnitudes(w, kernels) for w in (weights, left)]
 
   mask = jnp.ones(weight.shape, bool)
   return functools.partial(update, weight, mask, budget)

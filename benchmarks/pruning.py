@@ -6,6 +6,7 @@ One float32 kernel of which 60 % stay, all in one process, one update of each
 in turn, in an order drawn anew each round. Ratios are over ours, medians and
 errors as in `benchmarks.step`.
 
+with sums: ours, and the sums of |w| before and after it (measure_mass).
 sort: the threshold from a sorted copy; keeps more than k where weights tie.
 jaxpruner: its topk_mask_calculator, an argsort, if it can be imported.
 31 passes: 31 times the number of weights at or above a threshold, which is
@@ -20,22 +21,33 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.step import interleaved, ratio
-from jax_sparse_pretrain.pruning import DISTRIBUTIONS, Kernel, keep_largest
+from jax_sparse_pretrain.pruning import (
+  DISTRIBUTIONS,
+  Kernel,
+  apply_masks,
+  keep_largest,
+  sums_of_magnitudes,
+)
 from jax_sparse_pretrain.pruning.jaxpruner import load_jaxpruner
 
 KEPT = 0.6
 
 
-def ours(weight: jax.Array):
+def ours(weight: jax.Array, with_sums: bool = False):
   kernels = {'kernel': Kernel(weight.shape, stacked=False)}
   distribution = DISTRIBUTIONS['global']
   budget = distribution.budget(kernels, KEPT)
 
   @jax.jit
   def update(weight, mask, budget):
-    return keep_largest(
-      {'kernel': weight}, {'kernel': mask}, kernels, budget, distribution
+    weights = {'kernel': weight}
+    kept = keep_largest(
+      weights, {'kernel': mask}, kernels, budget, distribution
     )
+    if not with_sums:
+      return kept
+    left = apply_masks(weights, kept)
+    return kept, [sums_of_magnitudes(w, kernels) for w in (weights, left)]
 
   mask = jnp.ones(weight.shape, bool)
   return functools.partial(update, weight, mask, budget)
@@ -86,6 +98,7 @@ def main() -> None:
   args = parser.parse_args()
   makers = {
     'ours': ours,
+    'with sums': functools.partial(ours, with_sums=True),
     'sort': by_sort,
     'jaxpruner': by_jaxpruner,
     '31 passes': floor,

@@ -73,6 +73,17 @@ class Run:
     return json.loads(path.read_text())
 
 
+def assert_same_history(ours, theirs):
+  """Of runs on different meshes: counts exactly, sums of |w| by rounding."""
+  ours, theirs = (Run(d).lines('mask_history.jsonl') for d in (ours, theirs))
+  masses = [[row.pop('mass', {}) for row in rows] for rows in (ours, theirs)]
+  assert ours == theirs
+  for a, b in zip(*masses, strict=True):
+    assert a.keys() == b.keys()
+    for name, sums in a.items():
+      np.testing.assert_allclose(sums, b[name], rtol=1e-4, err_msg=name)
+
+
 def flat(tree, prefix=''):
   if isinstance(tree, dict):
     items = tree.items()

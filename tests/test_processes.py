@@ -17,7 +17,7 @@ from processes import (
   SNAPSHOT,
   STEPS,
 )
-from run_files import Run, assert_same_run
+from run_files import Run, assert_same_history, assert_same_run
 
 from jax_sparse_pretrain import command_line, distributed
 from jax_sparse_pretrain.runs import snapshots
@@ -86,8 +86,7 @@ def test_two_processes_train_like_one(two, other, request):
   # loss near 5, grows over the steps. Seen: 4e-6 after 60.
   worst = max(abs(ours[k] - theirs[k]) for k in ours)
   assert worst < 5e-5
-  history = 'mask_history.jsonl'
-  assert (two[0] / history).read_bytes() == (one / history).read_bytes()
+  assert_same_history(two[0], one)
   # The same rows in the same order.
   for step in range(SAVE_EVERY, STEPS + 1, SAVE_EVERY):
     assert Run(two[0]).position_in_data(step) == {'step': step}
@@ -157,8 +156,7 @@ def test_one_process_goes_on_where_two_have_stopped(launcher, two, tmp_path):
   launcher.finish_one(workdir, 4)
   ours, theirs = losses(workdir), losses(two[0])
   assert max(abs(ours[k] - theirs[k]) for k in theirs) < 5e-5
-  history = 'mask_history.jsonl'
-  assert (workdir / history).read_bytes() == (two[0] / history).read_bytes()
+  assert_same_history(workdir, two[0])
 
 
 def test_two_processes_go_on_where_one_has_stopped(launcher, of_one, tmp_path):

@@ -14,7 +14,7 @@ import processes
 import pytest
 import sentencepiece
 import test_sweep
-from run_files import Run, assert_same_run
+from run_files import Run, assert_same_history, assert_same_run
 
 from jax_sparse_pretrain import ConfigError, export_model, history, load_model
 from jax_sparse_pretrain.runs import lock, output, sinks, workdir
@@ -144,9 +144,7 @@ def test_two_processes_train_in_a_bucket(
   ends = processes.outcome(launcher.start_two(command, 1, **google))
   assert [end.status for end in ends] == [0, 0], ends
   fetched = bucket.fetch(remote, tmp_path / 'run')
-  assert (fetched / 'mask_history.jsonl').read_bytes() == (
-    local / 'mask_history.jsonl'
-  ).read_bytes()
+  assert_same_history(fetched, local)
   assert Run(fetched).saved == Run(local).saved
 
 

@@ -110,20 +110,17 @@ def count_nonzero(kept: Arrays, kernels: Kernels) -> dict[str, jax.Array]:
 
 
 def sums_of_magnitudes(
-  leaves: Arrays, kept: Arrays, kernels: Kernels
+  leaves: Arrays, kernels: Kernels
 ) -> dict[str, jax.Array]:
-  """{kernel: float32[2, n_layers]}: the sum of |w|, of all and of the kept.
+  """{kernel: float32[n_layers]}: the sum of |w| in each layer.
 
   Args:
     leaves: {kernel: weights}.
-    kept: {kernel: bool[shape]}.
     kernels: those of `leaves`, and perhaps others.
   """
 
-  def sums(name: str, leaf: jax.Array) -> jax.Array:
+  def total(leaf: jax.Array, kernel: Kernel) -> jax.Array:
     sizes = jnp.abs(leaf.astype(jnp.float32))
-    axes = kernels[name].layer_axes
-    both = sizes.sum(axes), jnp.where(kept[name], sizes, 0).sum(axes)
-    return jnp.stack(both).reshape(2, kernels[name].n_layers)
+    return sizes.sum(kernel.layer_axes).reshape(kernel.n_layers)
 
-  return {name: sums(name, leaf) for name, leaf in leaves.items()}
+  return {name: total(leaf, kernels[name]) for name, leaf in leaves.items()}

@@ -238,33 +238,48 @@ def make_train_step(
     pruner: decides which weights go, and when masks act.
     accumulation_steps: micro-batches whose gradients are averaged.
     measured: kernels whose `pruning.sums_of_magnitudes` become the metric
-      `masses`, of an update and the weights before the optimizer; zeros at
-      other steps. Without masks, or straight through, there is none.
+      `masses`, {kernel: float32[2, n_layers]}: before an update, and of what it
+      keeps, both of the weights before the optimizer; zeros at other steps.
+      Without masks, or straight through, there is none.
   """
   tx = optax.with_extra_args_support(tx)
   gradients = _accumulated(jax.grad(loss_fn, has_aux=True), accumulation_steps)
   # A straight-through forward pass cuts anew in every step.
   measured = {} if pruner.straight_through else measured or {}
 
-  def masses(params, masks):
-    kept = pruner.kept(params, masks)
-    kept = {name: kept[name] for name in measured if name in kept}
-    leaves = pruning.select(params, kept)
-    return pruning.sums_of_magnitudes(leaves, kept, measured)
+  def sums(params, masks):
+    names = sorted(measured.keys() & pruner.kept(params, masks).keys())
+    leaves = pruning.select(params, names)
+    return pruning.sums_of_magnitudes(leaves, measured)
+
+  def cut_and_measure(params, masks, budget):
+    before = sums(params, masks)
+    budget = _after(before, budget)
+    params, masks = pruner.update(params, masks, True, budget)
+    return params, masks, _pairs(before, sums(params, masks))
 
   def update(params, masks, due, budget):
-    """That of the pruner, and what it keeps, in one pass over the weights."""
+    """That of the pruner, and what it finds and keeps; None if not measured."""
     if pruner.delay or not measured or masks is None:
       return *pruner.update(params, masks, due, budget), None
 
-    def cut(params, masks, budget):
-      new_params, masks = pruner.update(params, masks, True, budget)
-      return new_params, masks, masses(params, masks)
-
     def keep(params, masks, budget):
-      return params, masks, _zeros(masses, params, masks)
+      _, _, nothing = _zeros(cut_and_measure, params, masks, budget)
+      return params, masks, nothing
 
-    return jax.lax.cond(due, cut, keep, params, masks, budget)
+    return jax.lax.cond(due, cut_and_measure, keep, params, masks, budget)
+
+  def measure(params, masks, due):
+    """What masks that have changed in `optimize` will leave of the weights."""
+    if not pruner.delay or not measured or masks is None:
+      return None
+
+    def masses(params, masks):
+      left = pruning.apply_masks(params, pruner.kept(params, masks))
+      return _pairs(sums(params, masks), sums(left, masks))
+
+    nothing = functools.partial(_zeros, masses)
+    return jax.lax.cond(due, masses, nothing, params, masks)
 
   def train_step(
     state: TrainState, rows: jax.Array, controls: Controls
@@ -286,10 +301,9 @@ def make_train_step(
     updates, opt_state, masks = pruner.optimize(
       apply, grads, state.opt_state, params, masks, *now
     )
-    if pruner.delay and measured and masks is not None:
-      mass = jax.lax.cond(
-        controls.prune, masses, functools.partial(_zeros, masses), params, masks
-      )
+    if pruner.delay:
+      mass = measure(params, masks, controls.prune)
+      updates = _after(mass or {}, updates)
     if mass:
       metrics['masses'] = mass
     params = pruner.mask(optax.apply_updates(params, updates), masks)
@@ -300,6 +314,23 @@ def make_train_step(
     return TrainState(state.step + 1, params, opt_state, masks), metrics
 
   return train_step
+
+
+def _pairs(before, kept):
+  """{kernel: [n_layers]} twice -> {kernel: [2, n_layers]}."""
+  return {name: jnp.stack([before[name], kept[name]]) for name in before}
+
+
+def _after(sums, tree):
+  """The tree as it is, but not known before these sums, which are >= 0.
+
+  What changes weights in place by it has to wait until they are summed. Else
+  the compiler would copy all weights, in every step.
+  """
+  if not sums:
+    return tree
+  negative = jnp.any(jnp.concatenate(list(sums.values()), axis=-1) < 0)
+  return jax.tree.map(lambda x: x + negative.astype(x.dtype), tree)
 
 
 def _zeros(function, *args):

@@ -19,10 +19,9 @@ from jax_sparse_pretrain.analysis.fitting import (
 )
 from jax_sparse_pretrain.analysis.fitting.fit import fit_form
 from jax_sparse_pretrain.analysis.fitting.forms import (
-  DENSITY_POWER,
+  CHINCHILLA,
   FORMS,
   FRANTAR,
-  DensityPowerLaw,
   FrantarLaw,
 )
 
@@ -32,9 +31,6 @@ PUBLISHED = FrantarLaw(
   a=1.68e1, b=0.722, c=4.50e1, d=0.245, e=6.90e8, f=0.203, g=6.51e-1
 )
 TRUE_FRANTAR = FrantarLaw(a=12.0, b=0.8, c=40.0, d=0.24, e=1e9, f=0.3, g=0.7)
-TRUE_POWER = DensityPowerLaw(
-  E=1.2, A=120.0, B=900.0, alpha=0.3, beta=0.33, c=0.45
-)
 
 
 @pytest.fixture(scope='module')
@@ -48,13 +44,13 @@ def mean_huber(predicted, runs):
   return each.mean()
 
 
-def columns_of(runs, form=FRANTAR):
-  return runs.parameters(form.kind), runs.sparsity, runs.tokens
+def columns_of(runs, form=FRANTAR, q=None):
+  return runs.parameters(form.kind, q), runs.sparsity, runs.tokens
 
 
 @pytest.fixture(scope='module')
 def frantar(runs):
-  return fit_form(FRANTAR, *columns_of(runs), runs.loss)
+  return fit_form(FRANTAR, runs)
 
 
 def test_a_proper_fit_of_frantars_law_beats_the_published_one(runs, frantar):
@@ -92,11 +88,21 @@ def test_random_starts_of_another_optimizer_find_nothing_better(runs, frantar):
   assert min(found) >= frantar.objective / 48 * (1 - 1e-9)
 
 
-@pytest.mark.parametrize('form', FORMS, ids=lambda form: form.name)
+# Of the others the table of T5 runs says too little.
+FITTED = [
+  form for form in FORMS if form.kind not in ('l1_measured', 'power_mean')
+]
+
+
+@pytest.mark.parametrize('form', FITTED, ids=lambda form: form.name)
 def test_every_form_is_fitted_as_scipy_fits_it(runs, form):
-  """Two solvers that share only the definition of the objective."""
-  columns = columns_of(runs, form)
-  ours = fit_form(form, *columns, runs.loss)
+  """Two solvers that share only the definition of the objective.
+
+  A coefficient of the count is that of our fit; that it is the best is tested
+  with the effective counts.
+  """
+  ours = fit_form(form, runs)
+  columns = columns_of(runs, form, ours.q)
   found, least = scipy_terms.fit(form, *columns, runs.loss, DELTA)
   assert ours.objective == pytest.approx(least, rel=2e-6)
   if ours.other is None:
@@ -104,38 +110,19 @@ def test_every_form_is_fitted_as_scipy_fits_it(runs, form):
     assert found == pytest.approx(ours.coefficients, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-  ('truth', 'form'),
-  [(TRUE_FRANTAR, FRANTAR), (TRUE_POWER, DENSITY_POWER)],
-)
-def test_a_fit_to_exact_losses_returns_the_law(runs, truth, form):
-  columns = columns_of(runs, form)
-  fit = fit_form(form, *columns, truth.loss(*columns))
+def test_a_fit_to_exact_losses_returns_the_law(runs):
+  exact = TRUE_FRANTAR.loss(*columns_of(runs))
+  fit = fit_form(FRANTAR, dataclasses.replace(runs, loss=exact))
   assert fit.objective < 1e-14
-  for name, value in dataclasses.asdict(truth).items():
+  for name, value in dataclasses.asdict(TRUE_FRANTAR).items():
     assert getattr(fit.law, name) == pytest.approx(value, rel=1e-3), name
 
 
-@pytest.mark.parametrize('form', [FRANTAR, DENSITY_POWER])
-def test_the_order_of_rows_changes_no_bit(runs, form):
-  columns = [*columns_of(runs, form), runs.loss]
+def test_the_order_of_rows_changes_no_bit(runs):
   order = np.random.default_rng(1).permutation(len(runs))
-  first = fit_form(form, *columns)
-  second = fit_form(form, *(values[order] for values in columns))
+  first = fit_form(FRANTAR, runs)
+  second = fit_form(FRANTAR, runs.select(order))
   assert first.law == second.law and first.objective == second.objective
-
-
-def test_density_power_laws_run_from_initial_to_final_parameters(runs):
-  rest = {**TRUE_POWER.as_dict(), 'c': 0.0}
-  s, d = runs.sparsity, runs.tokens
-  initial = DensityPowerLaw(**rest).loss(runs.initial_parameters, s, d)
-  dense = DensityPowerLaw(**rest).loss(runs.initial_parameters, 0.0, d)
-  assert initial == pytest.approx(dense, rel=1e-12)
-  final = DensityPowerLaw(**{**rest, 'c': 1.0})
-  at_end = DensityPowerLaw(**rest).loss(runs.final_parameters, s, d)
-  assert final.loss(runs.initial_parameters, s, d) == pytest.approx(
-    at_end, rel=1e-12
-  )
 
 
 def test_a_plateau_is_settled_by_squares_wherever_a_solver_stopped(runs):
@@ -194,7 +181,7 @@ def test_resamples_of_frantars_law_are_the_fits_of_their_rows(runs, frantar):
   assert (counts.sum(axis=1) == 48).all()
   for i in range(0, 40, 20):
     rows = np.repeat(of_runs.order, counts[i])
-    again = fit_form(FRANTAR, n[rows], s[rows], d[rows], runs.loss[rows])
+    again = fit_form(FRANTAR, runs.select(rows))
     assert objectives[i] <= again.objective * (1 + 1e-6)
   low, high = bootstrap.percentiles(of_runs.coefficients(found), False, 0.9)
   assert (low <= frantar.coefficients).all()
@@ -210,21 +197,20 @@ def test_resamples_of_frantars_law_are_the_fits_of_their_rows(runs, frantar):
   ],
 )
 def test_bad_values_are_refused_with_their_row(runs, change, message):
-  names = ('final_parameters', 'sparsity', 'tokens', 'loss')
-  columns = {name: getattr(runs, name).copy() for name in names}
+  columns = {name: getattr(runs, name).copy() for name in change}
   for name, value in change.items():
     columns[name][2] = value
   with pytest.raises(ValueError, match=message):
-    fit_form(FRANTAR, *columns.values())
+    fit_form(FRANTAR, dataclasses.replace(runs, **columns))
 
 
 def test_too_few_runs_are_refused(runs):
-  few = [values[:6] for values in (*columns_of(runs), runs.loss)]
+  few = runs.select(np.arange(6))
   with pytest.raises(ValueError, match='at least 7'):
-    fit_form(FRANTAR, *few)
-  fit_form(DENSITY_POWER, *few)
+    fit_form(FRANTAR, few)
+  fit_form(CHINCHILLA, few)
 
 
 def test_a_delta_that_is_not_positive_is_refused(runs):
   with pytest.raises(ValueError, match='delta 0'):
-    fit_form(FRANTAR, *columns_of(runs), runs.loss, delta=0.0)
+    fit_form(FRANTAR, runs, delta=0.0)

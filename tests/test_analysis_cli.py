@@ -538,7 +538,7 @@ def documented():
   for command, printed in blocks:
     words = command.removeprefix(f'{PROGRAM} ')
     # The resamples of these runs take long to settle.
-    marks = [pytest.mark.slow] if 't5.args' in words else []
+    marks = [pytest.mark.slow] if '/t5' in words else []
     yield pytest.param(words, printed, marks=marks, id=words.split()[0])
 
 

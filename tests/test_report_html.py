@@ -159,7 +159,7 @@ def test_the_picture_of_the_laws_says_what_their_table_says(monkeypatch):
   for law, title in zip(report.comparison.laws[:3], titles, strict=False):
     assert f'RMS {100 * law.in_sample:.2f} %' in title
   # Of fits as good, that of least squared error.
-  assert titles[1] == 'law of N final, RMS 4.41 %'
+  assert titles[1] == 'N final\nRMS 4.41 %'
 
 
 @pytest.mark.slow

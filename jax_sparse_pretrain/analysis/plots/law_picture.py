@@ -140,7 +140,7 @@ def plot_predicted(
     most = max(most, np.abs(residuals).max())
     above.scatter(runs.loss, predicted, c=colours, **style.POINT)
     above.axline((low, low), (high, high), color=style.GREY, linewidth=1)
-    above.set_title(f'law of {EFFECTIVE[kind].symbol}, RMS {rms:.2f} %')
+    above.set_title(f'{EFFECTIVE[kind].symbol}\nRMS {rms:.2f} %')
     above.grid(True)
     below.scatter(runs.loss, residuals, c=colours, **style.POINT)
     below.axhline(0, color=style.GREY, linewidth=1, zorder=1)

@@ -167,7 +167,8 @@ def test_the_bias_has_the_sign_of_the_residuals(table):
   runs = load_runs(table)
   comparison = compare_laws(runs)
   fit = fit_scaling_law(runs.average_parameters, runs.tokens, runs.loss)
-  [[_, _, first, *_], *_] = biases(comparison)
+  _, [law, first, *_], *_ = biases(comparison)
+  assert law == 'average'
   shown = first.replace(' %', '').replace('\u2212', '-')
   mean = fit.residuals[runs.sparsity == 0].mean()
   assert float(shown) == pytest.approx(100 * mean, abs=0.006)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy_terms
 from scipy import optimize
-from t5 import t5_runs
+from t5 import actual_runs, t5_runs
 
-from jax_sparse_pretrain.analysis import fit_scaling_law
+from jax_sparse_pretrain.analysis import ScalingLaw, fit_scaling_law
 from jax_sparse_pretrain.analysis.fitting import (
   bootstrap,
   design,
@@ -19,11 +19,10 @@ from jax_sparse_pretrain.analysis.fitting import (
 )
 from jax_sparse_pretrain.analysis.fitting.fit import fit_form
 from jax_sparse_pretrain.analysis.fitting.forms import (
-  DENSITY_POWER,
   FORMS,
   FRANTAR,
-  DensityPowerLaw,
   FrantarLaw,
+  chinchilla,
 )
 
 DELTA = 1e-3
@@ -32,9 +31,8 @@ PUBLISHED = FrantarLaw(
   a=1.68e1, b=0.722, c=4.50e1, d=0.245, e=6.90e8, f=0.203, g=6.51e-1
 )
 TRUE_FRANTAR = FrantarLaw(a=12.0, b=0.8, c=40.0, d=0.24, e=1e9, f=0.3, g=0.7)
-TRUE_POWER = DensityPowerLaw(
-  E=1.2, A=120.0, B=900.0, alpha=0.3, beta=0.33, c=0.45
-)
+TRUE_LAW = ScalingLaw(E=1.2, A=120.0, B=900.0, alpha=0.3, beta=0.33)
+L1 = chinchilla('l1')
 
 
 @pytest.fixture(scope='module')
@@ -49,12 +47,12 @@ def mean_huber(predicted, runs):
 
 
 def columns_of(runs, form=FRANTAR):
-  return runs.parameters(form.kind), runs.sparsity, runs.tokens
+  return form.columns(runs, None)
 
 
 @pytest.fixture(scope='module')
 def frantar(runs):
-  return fit_form(FRANTAR, *columns_of(runs), runs.loss)
+  return fit_form(FRANTAR, runs)
 
 
 def test_a_proper_fit_of_frantars_law_beats_the_published_one(runs, frantar):
@@ -92,11 +90,20 @@ def test_random_starts_of_another_optimizer_find_nothing_better(runs, frantar):
   assert min(found) >= frantar.objective / 48 * (1 - 1e-9)
 
 
-@pytest.mark.parametrize('form', FORMS, ids=lambda form: form.name)
-def test_every_form_is_fitted_as_scipy_fits_it(runs, form):
-  """Two solvers that share only the definition of the objective."""
-  columns = columns_of(runs, form)
-  ours = fit_form(form, *columns, runs.loss)
+# No sum of magnitudes was measured in these runs.
+FITTED = [form for form in FORMS if form.kind != 'l1_measured']
+
+
+@pytest.mark.parametrize('form', FITTED, ids=lambda form: form.name)
+def test_every_form_is_fitted_as_scipy_fits_it(form):
+  """Two solvers that share only the definition of the objective.
+
+  At the coefficient of the count, if it has one; that this is the best of all
+  is a claim of `test_effective`.
+  """
+  runs = actual_runs()  # Which say their schedule, too.
+  ours = fit_form(form, runs)
+  columns = form.columns(runs, ours.q)
   found, least = scipy_terms.fit(form, *columns, runs.loss, DELTA)
   assert ours.objective == pytest.approx(least, rel=2e-6)
   if ours.other is None:
@@ -106,36 +113,22 @@ def test_every_form_is_fitted_as_scipy_fits_it(runs, form):
 
 @pytest.mark.parametrize(
   ('truth', 'form'),
-  [(TRUE_FRANTAR, FRANTAR), (TRUE_POWER, DENSITY_POWER)],
+  [(TRUE_FRANTAR, FRANTAR), (TRUE_LAW, L1)],
 )
 def test_a_fit_to_exact_losses_returns_the_law(runs, truth, form):
-  columns = columns_of(runs, form)
-  fit = fit_form(form, *columns, truth.loss(*columns))
+  n, s, d = columns_of(runs, form)
+  counts = (n, s, d) if form is FRANTAR else (n, d)
+  fit = fit_form(form, dataclasses.replace(runs, loss=truth.loss(*counts)))
   assert fit.objective < 1e-14
   for name, value in dataclasses.asdict(truth).items():
     assert getattr(fit.law, name) == pytest.approx(value, rel=1e-3), name
 
 
-@pytest.mark.parametrize('form', [FRANTAR, DENSITY_POWER])
+@pytest.mark.parametrize('form', [FRANTAR, L1], ids=lambda form: form.name)
 def test_the_order_of_rows_changes_no_bit(runs, form):
-  columns = [*columns_of(runs, form), runs.loss]
   order = np.random.default_rng(1).permutation(len(runs))
-  first = fit_form(form, *columns)
-  second = fit_form(form, *(values[order] for values in columns))
+  first, second = fit_form(form, runs), fit_form(form, runs.select(order))
   assert first.law == second.law and first.objective == second.objective
-
-
-def test_density_power_laws_run_from_initial_to_final_parameters(runs):
-  rest = {**TRUE_POWER.as_dict(), 'c': 0.0}
-  s, d = runs.sparsity, runs.tokens
-  initial = DensityPowerLaw(**rest).loss(runs.initial_parameters, s, d)
-  dense = DensityPowerLaw(**rest).loss(runs.initial_parameters, 0.0, d)
-  assert initial == pytest.approx(dense, rel=1e-12)
-  final = DensityPowerLaw(**{**rest, 'c': 1.0})
-  at_end = DensityPowerLaw(**rest).loss(runs.final_parameters, s, d)
-  assert final.loss(runs.initial_parameters, s, d) == pytest.approx(
-    at_end, rel=1e-12
-  )
 
 
 def test_a_plateau_is_settled_by_squares_wherever_a_solver_stopped(runs):
@@ -194,7 +187,7 @@ def test_resamples_of_frantars_law_are_the_fits_of_their_rows(runs, frantar):
   assert (counts.sum(axis=1) == 48).all()
   for i in range(0, 40, 20):
     rows = np.repeat(of_runs.order, counts[i])
-    again = fit_form(FRANTAR, n[rows], s[rows], d[rows], runs.loss[rows])
+    again = fit_form(FRANTAR, runs.select(rows))
     assert objectives[i] <= again.objective * (1 + 1e-6)
   low, high = bootstrap.percentiles(of_runs.coefficients(found), False, 0.9)
   assert (low <= frantar.coefficients).all()
@@ -210,21 +203,20 @@ def test_resamples_of_frantars_law_are_the_fits_of_their_rows(runs, frantar):
   ],
 )
 def test_bad_values_are_refused_with_their_row(runs, change, message):
-  names = ('final_parameters', 'sparsity', 'tokens', 'loss')
-  columns = {name: getattr(runs, name).copy() for name in names}
+  columns = {name: getattr(runs, name).copy() for name in change}
   for name, value in change.items():
     columns[name][2] = value
   with pytest.raises(ValueError, match=message):
-    fit_form(FRANTAR, *columns.values())
+    fit_form(FRANTAR, dataclasses.replace(runs, **columns))
 
 
 def test_too_few_runs_are_refused(runs):
-  few = [values[:6] for values in (*columns_of(runs), runs.loss)]
+  few = runs.select(np.arange(6))
   with pytest.raises(ValueError, match='at least 7'):
-    fit_form(FRANTAR, *few)
-  fit_form(DENSITY_POWER, *few)
+    fit_form(FRANTAR, few)
+  fit_form(L1, few)
 
 
 def test_a_delta_that_is_not_positive_is_refused(runs):
   with pytest.raises(ValueError, match='delta 0'):
-    fit_form(FRANTAR, *columns_of(runs), runs.loss, delta=0.0)
+    fit_form(FRANTAR, runs, delta=0.0)

@@ -51,13 +51,7 @@ def best(
 
   grid = np.linspace(coefficient.low, coefficient.high, N_GRID)
   anchors = [candidate(q, make(q), delta) for q in grid[2::GLOBAL_EVERY]]
-  found = [
-    min(
-      (candidate(q, make(q), delta, start=each) for each in anchors),
-      key=_objective,
-    )
-    for q in grid
-  ]
+  found = [candidate(q, make(q), delta, *anchors) for q in grid]
   at = int(np.argmin([each.objective for each in found]))
   lowest = min(
     found[at], candidate(grid[at], make(grid[at]), delta), key=_objective
@@ -65,7 +59,7 @@ def best(
   between = grid[max(at - 1, 0)], grid[min(at + 1, N_GRID - 1)]
 
   def near(q: float) -> Candidate:
-    return candidate(q, make(q), delta, start=lowest)
+    return candidate(q, make(q), delta, lowest)
 
   refined = near(
     minimize_scalar(
@@ -84,14 +78,16 @@ def _objective(each: Candidate) -> float:
 
 
 def candidate(
-  q: float, design: Design, delta: float, start: Candidate | None = None
+  q: float, design: Design, delta: float, *starts: Candidate
 ) -> Candidate:
-  """The best law for a value, searched for globally or from another's."""
-  if start is None:
+  """The best law for a value, searched for globally or from those of others."""
+  if not starts:
     return Candidate(q, design, *search.lowest(design.problem, delta))
-  coefficients = start.design.coefficients(start.theta)
-  theta = np.clip(
-    design.theta(coefficients), design.problem.lower, design.problem.upper
-  )
-  (theta,), (least,) = minimise(theta[None], design.problem, delta)
-  return Candidate(q, design, theta, float(least))
+  # At once: a batch takes little longer than one.
+  begin = [
+    design.theta(each.design.coefficients(each.theta)) for each in starts
+  ]
+  begin = np.clip(begin, design.problem.lower, design.problem.upper)
+  theta, objectives = minimise(begin, design.problem, delta)
+  best = objectives.argmin()
+  return Candidate(q, design, theta[best], float(objectives[best]))

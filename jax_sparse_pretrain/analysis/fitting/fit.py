@@ -400,7 +400,7 @@ def _table(runs, kind, coefficient, found, make, delta) -> FittedCount:
   )
 
   def rises(q: float) -> bool:
-    each = profiling.candidate(q, make(q), delta, start=found)
+    each = profiling.candidate(q, make(q), delta, found)
     return each.objective > far
 
   ends = []
@@ -412,7 +412,7 @@ def _table(runs, kind, coefficient, found, make, delta) -> FittedCount:
         inner, outer = (inner, middle) if rises(middle) else (middle, outer)
     ends.append(outer)
   values = np.linspace(*ends, N_TABLE)
-  each = [profiling.candidate(q, make(q), delta, start=found) for q in values]
+  each = [profiling.candidate(q, make(q), delta, found) for q in values]
   return FittedCount(
     kind,
     coefficient.name,

@@ -415,16 +415,21 @@ def test_mass_is_written_and_read(tmp_path):
     {'a/kernel': [[float('inf')], [1.0]]},
     {'a/kernel': [[2.0], [-1.0]]},
     {'a/kernel': [[1.0], [2.0]]},
-    {'a/kernel': [[2.0, 2.0], [1.0, 1.0]]},  # two layers after one
   ],
 )
 def test_malformed_mass_is_refused_by_its_line(mass, tmp_path):
   path = tmp_path / 'mask_history.jsonl'
-  good = row(2, 40, mass={'a/kernel': [[3.0], [1.0]]})
-  history.write(path, HEADER, [DENSE, good])
-  history.read(path)
-  history.append(path, row(4, 30, mass=mass))
-  with pytest.raises(ValueError, match='line 4: mass'):
+  history.write(path, HEADER, [DENSE, row(4, 30, mass=mass)])
+  with pytest.raises(ValueError, match='line 3: mass'):
+    history.read(path)
+
+
+def test_a_kernel_has_as_many_layers_in_every_row(tmp_path):
+  path = tmp_path / 'mask_history.jsonl'
+  one = row(2, 40, mass={'a/kernel': [[3.0], [1.0]]})
+  two = row(4, 30, mass={'a/kernel': [[2.0, 2.0], [1.0, 1.0]]})
+  history.write(path, HEADER, [DENSE, one, two])
+  with pytest.raises(ValueError, match='line 4: mass of a/kernel: 2 layers, 1'):
     history.read(path)
 
 

@@ -1,5 +1,6 @@
 """The command, from its arguments to what it prints and writes."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,11 +18,13 @@ from written import COUNTS, DENSE, STEPS, per_step, write_run
 
 from jax_sparse_pretrain import text as tables
 from jax_sparse_pretrain.analysis import (
+  EFFECTIVE,
   ScalingLaw,
   ScalingLawFit,
   average_parameters,
   fit_runs,
   load_runs,
+  write_runs,
 )
 from jax_sparse_pretrain.analysis.__main__ import main
 from jax_sparse_pretrain.analysis.command import PROGRAM
@@ -537,9 +540,20 @@ def documented():
   blocks = re.findall(r'```\n\$ (.*)\n((?:(?!```).*\n)*)```', text)
   for command, printed in blocks:
     words = command.removeprefix(f'{PROGRAM} ')
-    # The resamples of these runs take long to settle.
-    marks = [pytest.mark.slow] if '/t5' in words else []
+    # The resamples of these runs take long to settle, and laws with
+    # coefficients of their own to fit.
+    is_slow = '/t5' in words or words.startswith('compare')
+    marks = [pytest.mark.slow] if is_slow else []
     yield pytest.param(words, printed, marks=marks, id=words.split()[0])
+
+
+# As the page has them written.
+ACTUAL = ('@published_runs/t5_actual.args', '--bootstrap', '0')
+LAWS = {
+  '/tmp/chinchilla.json': ('@published_runs/chinchilla.args',),
+  '/tmp/l1.json': (*ACTUAL, '--parameters', 'l1'),
+  '/tmp/average.json': (*ACTUAL, '--parameters', 'average'),
+}
 
 
 @pytest.mark.parametrize(('words', 'printed'), list(documented()))
@@ -548,18 +562,41 @@ def test_the_docs_show_what_the_commands_print(
 ):
   monkeypatch.chdir(ROOT)
   monkeypatch.setenv('COLUMNS', '80')
-  if '/tmp/chinchilla.json' in words:
-    law = str(tmp_path / 'law.json')
-    assert main(['fit', '@published_runs/chinchilla.args', '--out', law]) == 0
-    words = words.replace('/tmp/chinchilla.json', law)
-    capsys.readouterr()
+  for name, flags in LAWS.items():
+    if name in words:
+      law = str(tmp_path / 'law.json')
+      assert main(['fit', *flags, '--out', law]) == 0
+      words = words.replace(name, law)
+      capsys.readouterr()
+  words, _, first = words.partition(' | head -n ')
   command, _, hidden = words.partition(' 2> ')
   assert main(shlex.split(command)) == 0
   output = capsys.readouterr()
-  assert output.out + ('' if hidden else output.err) == printed
+  out = output.out.splitlines(keepends=True)[: int(first) if first else None]
+  assert ''.join(out) + ('' if hidden else output.err) == printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('columns', [80, 120])
+@pytest.mark.parametrize('kind', EFFECTIVE)
+def test_a_fit_under_every_count_fits_the_terminal(
+  capsys, tmp_path, monkeypatch, kind, columns
+):
+  monkeypatch.setenv('COLUMNS', str(columns))
+  path = tmp_path / 'runs.csv'
+  runs = t5.actual_runs()
+  measured = runs.parameters('l1')
+  cells = tuple(map(repr, measured.tolist()))
+  others = {**runs.others, 'l1_measured_parameters': cells}
+  write_runs(path, dataclasses.replace(runs, others=others))
+  assert main(['fit', str(path), '--parameters', kind, '--bootstrap=40']) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert max(map(len, lines)) <= columns
+  assert any(EFFECTIVE[kind].formula in line for line in lines)
 
 
 FIT = ['fit', 'runs.csv']
+COMPARE = ['compare', 'runs.csv', '--carried']
 BAD_INPUT = {
   'no verb of that name': (['fti'], "invalid choice: 'fti'"),
   'flag': ([*FIT, '--colour', 'red'], 'unrecognized arguments: --colour'),
@@ -580,6 +617,22 @@ BAD_INPUT = {
   ),
   'drop': ([*FIT, '--drop_highest_loss', '32'], 'must be from 0 to 31'),
   'twice': ([*FIT, './runs.csv'], 'runs.csv: is there twice'),
+  'carried no value': (
+    [*COMPARE, 'moment'],
+    "--carried 'moment': must be COUNT=VALUE",
+  ),
+  'carried no number': (
+    [*COMPARE, 'moment=much'],
+    "--carried 'moment=much': must be COUNT=VALUE",
+  ),
+  'carried no count': ([*COMPARE, 'l2=1'], "carried 'l2': must be one of"),
+  'carried without': ([*COMPARE, 'l1=1'], "carried 'l1': must be one of"),
+  'carried far': ([*COMPARE, 'power=99'], 'carried power = 99.0: must be from'),
+  'carried nan': ([*COMPARE, 'power=nan'], 'carried power = nan: must be from'),
+  'carried twice': (
+    [*COMPARE, 'power=2', '--carried', 'power=3'],
+    "--carried 'power=3': is there twice",
+  ),
   'too many': ([*FIT, '--bootstrap', '10000000000'], 'at most 100,000'),
   'tiny delta': ([*FIT, '--delta', '1e-300'], '--delta = 1e-300: must be at'),
   'no out': ([*FIT, '--out', ''], '--out: must be the name of a file'),

@@ -9,15 +9,18 @@ import re
 
 import numpy as np
 import pytest
+from scipy import optimize, stats
 
 from jax_sparse_pretrain import command_line, train
 from jax_sparse_pretrain.analysis import (
+  EFFECTIVE,
   ScalingLaw,
   fit_scaling_law,
   plan_run,
   simulate_runs,
 )
 from jax_sparse_pretrain.analysis.__main__ import main
+from jax_sparse_pretrain.analysis.fitting.fit import FittedCount
 from jax_sparse_pretrain.analysis.train_command import (
   BASES,
   choose_architecture,
@@ -483,6 +486,101 @@ def test_what_cannot_be_planned_is_refused_by_name(case):
   assert words in str(refused.value) and '\n' not in str(refused.value)
 
 
+# Under another count than N_avg.
+
+
+def shares(run):
+  """N_avg and the L1 mass over N, by sums over the steps and by SciPy."""
+  density = run.plan.schedule.density(np.arange(run.plan.steps))
+  # The mass beyond z of a Gaussian, whose density at 0 it is relative to.
+  z = stats.norm.isf((1 - run.sparsity) / 2)
+  return density.mean(), stats.norm.pdf(z) / stats.norm.pdf(0)
+
+
+def at_compute(run, compute):
+  """log N -> the loss, in plain terms, at 6 N_avg D of this compute."""
+  average, mass = shares(run)
+
+  def loss(log_n):
+    n = np.exp(log_n)
+    d = compute / (6 * average * n)
+    return 1.8 + 480 / (mass * n) ** 0.35 + 2100 / d**0.37
+
+  return loss
+
+
+def best_size(run, compute):
+  loss = at_compute(run, compute)
+  found = optimize.minimize_scalar(loss, bounds=np.log([1e7, 1e12]))
+  return np.exp(found.x), found.fun
+
+
+@pytest.fixture(scope='module', params=AIMS)
+def l1_plans(request):
+  return plan_run(LAW, kind='l1', **AIMS[request.param], **TERMS)
+
+
+def test_the_l1_mass_of_a_run_predicts_its_loss(l1_plans):
+  for run in l1_plans.runs:
+    average, mass = shares(run)
+    n = run.linear_parameters
+    assert run.average_parameters == pytest.approx(average * n, rel=1e-9)
+    assert run.effective_parameters == pytest.approx(mass * n, rel=1e-9)
+    expected = LAW.loss(mass * n, run.tokens)
+    assert run.loss == pytest.approx(expected, rel=1e-9)
+    assert run.compute_flops == pytest.approx(
+      6 * average * n * run.tokens, rel=1e-9
+    )
+
+
+def test_at_a_compute_the_size_of_least_loss_is_planned():
+  """By the L1 mass it is another N_avg for each sparsity."""
+  plans = plan_run(LAW, kind='l1', compute=1e20, **TERMS)
+  for run in (plans.dense, *sparse_runs(plans)):
+    size, loss = best_size(run, 1e20)
+    assert run.wanted_parameters == pytest.approx(size, rel=5e-3)
+    assert run.compute_flops == pytest.approx(1e20, rel=1e-4)
+    assert run.loss == pytest.approx(loss, abs=2e-5)
+
+
+def test_at_a_size_to_deploy_the_losses_are_those_of_its_compute():
+  plans = plan_run(LAW, kind='l1', **AIMS['size and compute'], **TERMS)
+  for run in sparse_runs(plans):
+    size = 2e8 / (1 - run.sparsity)
+    assert run.wanted_parameters == pytest.approx(size, rel=1e-12)
+    assert run.linear_parameters == pytest.approx(size, rel=1e-2)
+    assert run.loss == pytest.approx(
+      at_compute(run, 1e20)(np.log(size)), abs=1e-3
+    )
+
+
+def test_a_size_to_deploy_alone_is_the_best_of_its_compute():
+  plans = plan_run(LAW, kind='l1', final_parameters=2e8, **TERMS)
+  for run in (plans.dense, *sparse_runs(plans)):
+    size, loss = best_size(run, run.compute_flops)
+    assert run.linear_parameters == pytest.approx(size, rel=1e-2)
+    assert run.loss == pytest.approx(loss, abs=1e-5)
+
+
+def test_a_loss_is_reached_with_the_least_compute_under_the_l1_mass():
+  plans = plan_run(LAW, kind='l1', loss=2.6, **TERMS)
+  for run in (plans.dense, *sparse_runs(plans)):
+    assert run.loss == pytest.approx(2.6, abs=2e-4)
+    _, loss = best_size(run, 0.99 * run.compute_flops)
+    assert loss > 2.6
+
+
+def test_a_twin_has_the_mass_and_the_tokens(l1_plans):
+  for run, twin in l1_plans.sparse:
+    assert twin.sparsity == 0 and twin.tokens == run.tokens
+    assert twin.effective_parameters == twin.linear_parameters
+    # Around 300M there are gaps of 2 % between the models of the family.
+    assert twin.linear_parameters == pytest.approx(
+      run.effective_parameters, rel=1.2e-2
+    )
+    assert twin.loss == pytest.approx(run.loss, abs=2.5e-3)
+
+
 # The verb.
 
 
@@ -563,6 +661,38 @@ def test_a_fit_brings_intervals_and_warnings(run, fit, tmp_path):
   assert found == json.loads(json.dumps(plans.as_dict()))
   assert found['level'] == 0.95 and found['dense']['interval']
   assert 'warning: N_avg up to' in output.err
+
+
+@pytest.mark.parametrize('columns', [80, 120])
+@pytest.mark.parametrize('kind', EFFECTIVE)
+def test_its_tables_fit_the_terminal_under_every_count(
+  run, fit, tmp_path, monkeypatch, kind, columns
+):
+  """Which a plan shows only where it is none of the sizes that it has."""
+  monkeypatch.setenv('COLUMNS', str(columns))
+  own = EFFECTIVE[kind].coefficient
+  count = own and known_count(fit, kind, own)
+  values = json.loads(dataclasses.replace(fit, count=count).to_json())
+  path = tmp_path / 'fit.json'
+  path.write_text(json.dumps({**values, 'kind': kind, 'resampling': None}))
+  flags = (f'--law={path}', '--compute=1e26')
+  if kind == 'l1_measured':
+    [line] = run(*flags, status=2).err.splitlines()
+    assert 'l1_measured: no plan says it' in line
+    return
+  text = run(*flags).out
+  assert max(map(len, text.splitlines())) <= columns
+  assert ('N_eff' in text) == (kind not in ('average', 'final', 'initial'))
+
+
+def known_count(fit, kind, own):
+  """A coefficient in the middle, as if all values fitted alike."""
+  middle = (own.low + own.high) / 2
+  laws = np.array([list(fit.law.as_dict().values())])
+  return FittedCount(
+    kind, own.name, middle, np.array([middle]), fit.parameters[None],
+    laws, np.array([fit.objective]),
+  )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,10 @@ def test_the_arms_that_decide_differ_in_their_schedule_alone():
 
 
 def test_the_inner_ladder_has_the_outside_of_the_sparse_models():
-  """Only head_dim and d_ff differ, in the same ratio, and N spans all laws."""
+  """Only head_dim and d_ff differ, in one ratio but for the smallest.
+
+  N spans all laws.
+  """
   runs = read('sweep_destination')
   widest = runs['d48_0'].config.model
   inner = [run for name, run in runs.items() if name.startswith('inner')]
@@ -109,7 +112,7 @@ def test_the_inner_ladder_has_the_outside_of_the_sparse_models():
   assert min(sizes) < 16_900 and max(sizes) > 61_000
   for run in inner:
     model = run.config.model
-    assert model.d_ff == 4 * model.head_size
+    assert model.d_ff == 4 * model.head_size or 'inner1_27' in run.name
     assert (model.d_model, model.vocab_size, model.n_layers) == (
       widest.d_model, widest.vocab_size, widest.n_layers)  # fmt: skip
     assert run.config.optimizer == runs['d48_0'].config.optimizer

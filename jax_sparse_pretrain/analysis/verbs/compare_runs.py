@@ -41,7 +41,7 @@ def compare(
   """
   check_delta(**solver)
   found = runs.load()
-  values = dict(map(_carried, carried))
+  values = _carried(carried)
   comparison = analysis.compare_laws(found, **solver, carried=values)
   data = {
     **comparison.as_dict(),
@@ -56,12 +56,17 @@ def compare(
   )
 
 
-def _carried(text: str) -> tuple[str, float]:
-  name, _, value = text.partition('=')
-  try:
-    return name.strip(), float(value)
-  except ValueError:
-    raise ValueError(f'--carried {text!r}: must be COUNT=VALUE') from None
+def _carried(texts: Sequence[str]) -> dict[str, float]:
+  values = {}
+  for each in texts:
+    name, _, value = map(str.strip, each.partition('='))
+    if name in values:
+      raise ValueError(f'--carried {each!r}: is there twice')
+    try:
+      values[name] = float(value)
+    except ValueError:
+      raise ValueError(f'--carried {each!r}: must be COUNT=VALUE') from None
+  return values
 
 
 def render(comparison) -> str:

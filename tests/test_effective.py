@@ -236,6 +236,7 @@ def test_a_known_coefficient_is_found_with_its_law(kind, q):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', TRUE)
 def test_the_optimum_over_the_coefficient_is_global(t5_runs, kind):
   """No value of a fine grid gives a better law."""

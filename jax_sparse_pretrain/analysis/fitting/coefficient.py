@@ -19,7 +19,7 @@ from jax_sparse_pretrain.analysis.fitting.intervals import objective_threshold
 from jax_sparse_pretrain.analysis.fitting.solver import minimise
 from jax_sparse_pretrain.analysis.runs_table import Runs
 
-N_GRID, GLOBAL_EVERY = 17, 6
+N_GRID, GLOBAL_EVERY = 17, 8
 # Parts of the range of values: of the least distance that is told apart.
 ACCURACY = 1e-7
 
@@ -53,7 +53,7 @@ def best(
   from scipy.optimize import minimize_scalar
 
   grid = np.linspace(coefficient.low, coefficient.high, N_GRID)
-  anchors = [candidate(q, make(q), delta) for q in grid[2::GLOBAL_EVERY]]
+  anchors = [candidate(q, make(q), delta) for q in grid[4::GLOBAL_EVERY]]
   found = [candidate(q, make(q), delta, *anchors) for q in grid]
   at = int(np.argmin([each.objective for each in found]))
   lowest = min(

@@ -75,8 +75,6 @@ def _plan_text(plans, is_fitted: bool, with_twins: bool) -> str:
   """Sizes, steps, what inference saves, and a command for each run."""
   symbol = EFFECTIVE[plans.kind].symbol
   notes = [note.format(symbol=symbol) for note in NOTES]
-  if has_own_count(plans):
-    notes.append(f'N_eff: N of the law, {EFFECTIVE[plans.kind].formula}.')
   notes += [] if plans.level else [NO_INTERVALS[is_fitted]]
   if any(text.is_open(run.interval) for run in plans.runs):
     notes.append(text.ABOUT_OPEN)
@@ -91,6 +89,7 @@ def _plan_text(plans, is_fitted: bool, with_twins: bool) -> str:
   return '\n\n'.join(
     [
       _sizes(plans, runs),
+      *([_effective(plans, runs)] if has_own_count(plans) else []),
       _steps(plans, runs),
       _inference(plans, list(runs)[1:]),
       '\n'.join(textwrap.fill(note, width) for note in notes),
@@ -125,10 +124,20 @@ def _sizes(plans, runs: dict[str, NextRun]) -> str:
   return text.table(f'Runs for {aim}', header, rows)
 
 
+def _effective(plans, runs: dict[str, NextRun]) -> str:
+  rows = []
+  for name, run in runs.items():
+    n = run.effective_parameters
+    shares = (n / run.linear_parameters, n / run.average_parameters)
+    rows.append([name, short(n), *map('{:.1%}'.format, shares)])
+  title = f'N of the law: {EFFECTIVE[plans.kind].formula}'
+  return text.table(title, ['', 'N_eff', 'of N', 'of N_avg'], rows)
+
+
 def _steps(plans, runs: dict[str, NextRun]) -> str:
   # Heads are in the commands.
   header = ['', 'layers', 'd_model', 'steps', 'prune from', 'to']
-  header += ['N off', 'FLOPs off', *(['N_eff'] if has_own_count(plans) else [])]
+  header += ['N off', 'FLOPs off']
   rows = []
   for name, run in runs.items():
     model, schedule = run.config.model, run.plan.schedule
@@ -136,7 +145,6 @@ def _steps(plans, runs: dict[str, NextRun]) -> str:
     ramp = (schedule.start, schedule.end) if run.sparsity else ()
     row += [*map(count, ramp)] or ['', '']
     row += [f'{run.off_parameters:+z.2%}', f'{run.off_compute:+z.2%}']
-    row += [short(run.effective_parameters)] if has_own_count(plans) else []
     rows.append(row)
   tokens = plans.dense.config.tokens_per_step
   every = plans.sparse[0].run.plan.schedule.every

@@ -519,11 +519,11 @@ def test_the_published_runs_are_fitted_as_their_page_says(
   run, monkeypatch, recwarn
 ):
   monkeypatch.chdir(ROOT)
-  t5, chinchilla, average = (
-    run(*shlex.split(command), '--json', *more)
-    for command, more in zip(
-      readme_commands(), (['--bootstrap=0'], ['--bootstrap=0'], []), strict=True
-    )
+  t5, actual, chinchilla, average, once = (
+    run(*shlex.split(command), '--json')
+    if command.split()[0] == 'average'
+    else run(*shlex.split(command), '--json', '--bootstrap=0')
+    for command in readme_commands()
   )
   found = json.loads(chinchilla)
   # Besiroglu et al., section 3: the optimum of the summed objective.
@@ -532,6 +532,12 @@ def test_the_published_runs_are_fitted_as_their_page_says(
   np.testing.assert_allclose(list(found['law'].values()), expected, rtol=5e-6)
   assert len(found['loss']) == 240
   assert len(json.loads(t5)['loss']) == 48
+  # Root mean square of log residuals, by the L1 mass.
+  assert json.loads(actual)['log_rmse'] == pytest.approx(0.00758, abs=1e-5)
+  # Muennighoff et al. without repeated data, as the page rounds it.
+  law = json.loads(once)['law']
+  assert len(json.loads(once)['loss']) == 33
+  assert (round(law['alpha'], 2), round(law['beta'], 2)) == (0.34, 0.39)
   assert abs(json.loads(average)['runs'][0]['density'] - 0.3984) < 0.0015
 
 

@@ -268,7 +268,7 @@ def _read_workdir(
   others = {INIT_FROM: (str(began_from),)} if began_from else {}
   for key in (EXEMPT, MEASURED):
     known = getattr(average, key)
-    others[key] = ('' if known is None else repr(known),)
+    others |= {} if known is None else {key: (repr(known),)}
   path = _counted_path(average)
   runs = Runs((name,), **arrays, others=others, paths=(path,))
   origin = storage.resolved(files.root)

@@ -9,8 +9,10 @@ import pathlib
 import numpy as np
 import pytest
 import t5
+import written
 from scipy import special, stats
 
+from jax_sparse_pretrain import history
 from jax_sparse_pretrain.analysis import (
   EFFECTIVE,
   Runs,
@@ -361,3 +363,32 @@ def test_optional_columns_are_read_and_checked(tmp_path):
   path.write_text(f'{head}\na,1000000,700000,400000,1e9,3.0\n')
   with pytest.raises(ValueError, match="'l1_measured': not known of 1 of 1"):
     load_runs(path).parameters('l1_measured')
+
+
+def test_a_workdir_says_all_that_counts_read(tmp_path):
+  """Exempt kernels from its config, mass and trajectory from its history."""
+  workdir = written.write_run(tmp_path / 'run', planned=0.7)
+  path = workdir / 'mask_history.jsonl'
+  past = history.read(path)
+  rows = list(past.rows)
+  # The first cut keeps 90 % of the mass of the kernel, the others 80 %.
+  shares = [0.9] + [0.8] * (len(rows) - 2)
+  for i, share in enumerate(shares, start=1):
+    mass = {'a/kernel': [[2.0], [2.0 * share]]}
+    rows[i] = dataclasses.replace(rows[i], mass=mass)
+  history.write(path, past.header, rows)
+  config = json.loads((workdir / 'config.json').read_text())
+  config['config'] = {'pruning': {'sparsity': 0.8, 'exempt': ['b/*']}}
+  (workdir / 'config.json').write_text(json.dumps(config))
+  runs = load_runs(workdir)
+  linear, exempt = past.header.linear_parameters, past.header.layers['b/kernel']
+  body = linear - exempt
+  measured = exempt + body * np.prod(shares)
+  np.testing.assert_allclose(runs.parameters('l1_measured'), measured)
+  counts = written.per_step(written.COUNTS, written.STEPS)
+  mean = np.mean(np.sqrt((counts - exempt) / body)) ** 2
+  np.testing.assert_allclose(
+    runs.parameters('power_mean', 0.5), exempt + body * mean
+  )
+  l1 = exempt + body * gaussian_mass((counts[-1] - exempt) / body)
+  np.testing.assert_allclose(runs.parameters('l1'), l1)

@@ -357,9 +357,16 @@ def test_optional_columns_are_read_and_checked(tmp_path):
   final = (400_000 - 100_000) / 900_000
   l1 = 100_000 + 900_000 * gaussian_mass(final)
   np.testing.assert_allclose(runs.parameters('l1'), [l1, 1e6])
-  path.write_text(path.read_text().replace(',600000', ',many'))
-  with pytest.raises(ValueError, match='l1_measured_parameters'):
-    load_runs(path).parameters('l1_measured')
+  text = path.read_text()
+  for old, new, words in (
+    (',600000', ',many', 'l1_measured_parameters'),
+    (',600000', ',1100000', 'row 2, l1_measured_parameters: 1100000: must be'),
+    (',100000,', ',500000,', 'row 2, exempt_parameters: 500000: must be a c'),
+    (',100000,', ',-1,', 'exempt_parameters: -1: must be a count, at most fi'),
+  ):
+    path.write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=words):
+      load_runs(path)
   path.write_text(f'{head}\na,1000000,700000,400000,1e9,3.0\n')
   with pytest.raises(ValueError, match="'l1_measured': not known of 1 of 1"):
     load_runs(path).parameters('l1_measured')

@@ -289,6 +289,16 @@ def check_numbers(
   why = 'must lie between final_parameters and initial_parameters'
   outside = (average > initial * ROUNDING) | (average * ROUNDING < final)
   refuse(outside, 'average_parameters', why)
+  for name in (EXEMPT, MEASURED):
+    counts = runs.optional(name, np.nan)
+    most = final if name == EXEMPT else initial
+    least = 0 if name == EXEMPT else 1
+    for row in np.flatnonzero((counts < least) | (counts > most * ROUNDING)):
+      of = 'final' if name == EXEMPT else 'initial'
+      raise ValueError(
+        f'{places[row]}, {name}: {counts[row]:.10g}: must be a count, at most '
+        f'{of}_parameters'
+      )
   off = np.abs(1 - final / initial - sparsity) > ROUNDING - 1
   why = 'must be 1 - final_parameters / initial_parameters'
   refuse(off, 'sparsity', why)

@@ -20,7 +20,7 @@ are then those of the sparse models, too, which is worth 0.04 to 0.06 nats. A
 part is trained four times as long, on 1.7 passes over the text.
 results/destination/README.md holds what was predicted before the sparse runs,
 the test that decides, and its power.
-Cost: about seven core-hours.
+Cost: seven to eight core-hours.
 """
 
 from collections.abc import Iterator

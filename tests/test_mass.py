@@ -38,6 +38,7 @@ VARIANTS = {
   'random': {'algorithm': 'random'},
   'one of four': {**ONE_OF_FOUR, 'schedule': 'one_shot', 'end': 2},
 }
+JAXPRUNER = {'library': 'jaxpruner', 'distribution': 'uniform'}
 PROGRAMS = {}  # Compiled once for all the tests here that can share them.
 
 
@@ -57,8 +58,10 @@ def set_up(variant='before', mesh='one', scan=True, **changes):
 
 
 @functools.cache
-def steps_of(variant='before', **changes):
+def steps_of(variant='before', pruner='', **changes):
   """Of every step: the weights before it, the masks after it, its sums."""
+  if pruner:
+    changes['pruning'] = {**RAMP, **JAXPRUNER, 'algorithm': pruner}
   experiment = set_up(variant, **changes)
   programs, state, found = experiment.programs, experiment.init(), []
   for step in range(STEPS):
@@ -103,6 +106,34 @@ def test_an_update_sums_the_weights_that_the_step_began_with(variant, scan):
       assert all((kept < before).all() for before, kept in sums.values())
     else:
       assert not any(each.any() for each in sums.values())
+
+
+@pytest.mark.slow
+def test_sums_of_jaxpruner_are_those_of_its_masks():
+  pytest.importorskip('jaxpruner')
+  found = steps_of(pruner='magnitude')
+  for step in UPDATES:
+    weights, kept, sums = found[step]
+    assert_close(sums, in_numpy(weights, kept), rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('algorithm', ['rigl', 'magnitude_ste'])
+def test_what_is_never_cut_for_good_loses_no_mass(algorithm, tmp_path):
+  """RigL replaces weights; a straight-through pass is not measured."""
+  pytest.importorskip('jaxpruner')
+  options = {**RAMP, **JAXPRUNER, 'algorithm': algorithm}
+  if algorithm == 'rigl':
+    options['schedule'] = 'constant'
+  summary = train(set_up(pruning=options), tmp_path)
+  rows = rows_of(tmp_path)[1:]
+  if algorithm == 'rigl':
+    assert rows and all(row.mass for row in rows)
+    kept = summary['final_parameters']
+    assert summary['l1_measured_parameters'] == pytest.approx(kept)
+  else:
+    assert rows and not any(row.mass for row in rows)
+    assert summary['l1_measured_parameters'] is None
 
 
 def rows_of(directory):
